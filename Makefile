@@ -1,0 +1,145 @@
+# The interface of the harness. `make help` lists targets and variables.
+# Each stage's target is the record or run file that the stage writes last.
+
+SHELL := /bin/sh
+.SUFFIXES:
+.DELETE_ON_ERROR:
+# Timed stages never run beside anything else, with -j or without.
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET OFFLINE PYTHON \
+  ASSET_MIRROR ASSET_LOCK PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION
+# Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
+# Python through the environment and no shell reads them.
+$(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
+export $(VARIABLES)
+# The same behaviour whatever the locale says.
+export PYTHONUTF8 := 1
+
+VENV := .venv
+PY := $(VENV)/bin/python
+GOALS := $(or $(MAKECMDGOALS),help)
+
+# What the stages' files are called depends on the variables. Python knows the rules, so it
+# writes them down as variables (RUN, ASSETS, ONNX, ENGINE, ...) for this one make process.
+PLANNED := all assets onnx engine infer crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
+ifneq ($(filter $(PLANNED),$(GOALS)),)
+  export MAKE_PID := $(shell echo $$PPID)
+  PLAN := build/plan-$(MAKE_PID).mk
+  ifndef MAKE_RESTARTS
+    $(PLAN): $(VENV)/.ready ; @$(PY) scripts/plan.py
+    include $(PLAN)
+  else
+    -include $(PLAN)
+    $(shell rm -f $(PLAN))
+  endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help doctor assets onnx engine infer crosscheck evaluate verify report compare ask \
+  all test test-full lint clean distclean
+
+help: ## list targets and variables
+	@awk -f scripts/help.awk Makefile
+
+## Pipeline: each stage runs what it needs before it
+
+all: crosscheck ## assets, onnx, engine, infer, crosscheck, verify, report
+	@code=0; $(PY) scripts/verify.py || code=$$?; \
+	if [ $$code -ne 2 ] && [ -n "$$(find results/verify.json $(RUN) -newer results/report.html 2>&1)" ]; \
+	then $(PY) scripts/report.py || code=2; fi; \
+	$(PY) scripts/suggest.py; exit $$code
+
+assets: $(ASSETS) ## get model, vocabulary and dataset, checked by hash
+onnx: $(ONNX) ## write the ONNX graph from the weights
+engine: $(ENGINE) ## build the backend's engine
+infer: $(RUN)/run.json ## run the dataset through the engine, timed
+crosscheck: $(RUN)/crosscheck.json ## compare the logits with ONNX Runtime FP32
+
+verify: $(RUN)/crosscheck.json ## judge the run against its golden file
+	@$(PY) scripts/verify.py
+
+evaluate: $(if $(PREDICTIONS),$(VENV)/.ready,$(RUN)/run.json) ## EM and F1 of the run, or of PREDICTIONS over DATASET
+	@$(PY) scripts/evaluate.py
+
+report: $(RUN)/crosscheck.json ## write results/report.html and report.md
+	@$(PY) scripts/report.py
+
+LIBRARY := $(wildcard scripts/harness/*.py scripts/harness/backends/*.py)
+PROFILE_FILE := $(if $(PROFILE),configs/profiles/$(PROFILE).yaml)
+
+ifneq ($(RUN),)
+$(ASSETS): configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
+	@$(PY) scripts/fetch_assets.py
+
+$(ONNX): $(ASSETS) scripts/export_onnx.py \
+    $(addprefix scripts/harness/,graph.py weights.py torch_checkpoint.py adapter.py)
+	@$(PY) scripts/export_onnx.py
+
+$(ENGINE): $(ONNX) scripts/build_engine.py $(wildcard scripts/harness/backends/*.py)
+	@$(PY) scripts/build_engine.py
+
+$(RUN)/run.json: $(ENGINE) $(ASSETS) $(PROFILE_FILE) $(LIBRARY) scripts/infer.py
+	@$(PY) scripts/infer.py
+
+$(RUN)/crosscheck.json: $(RUN)/run.json scripts/crosscheck.py
+	@$(PY) scripts/crosscheck.py
+endif
+
+## Tools
+
+doctor: $(VENV)/.ready ## show devices, runtimes, and what runs by default
+	@$(PY) scripts/doctor.py
+
+compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/...
+	@$(PY) scripts/compare.py
+
+ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for them
+	@$(PY) scripts/ask.py
+
+## Development
+
+test: lint ## ruff, mypy and the tests, in minutes
+	@$(PY) -m pytest -q -m "not full" tests
+
+test-full: lint $(VENV)/.ready-train ## all tests, slow and large ones included
+	@$(PY) -m pytest -q tests
+
+lint: $(VENV)/.ready-dev ## ruff and mypy --strict
+	@$(PY) -m ruff check scripts tests
+	@$(PY) -m ruff format --check scripts tests
+	@$(PY) -m mypy
+
+clean: ## remove built files and runs; keep downloads and the venv
+	@rm -rf build/records build/onnx build/engine build/reference build/plan-*.mk
+	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
+
+distclean: clean ## remove downloads and the venv as well
+	@rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.ready: requirements.txt scripts/make_venv.py
+	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt requirements-dev.txt
+
+# torch and transformers stay out of the venv that `make all` runs in.
+$(VENV)/.ready-train: $(VENV)/.ready-dev requirements-train.txt
+	@sh scripts/make_venv.sh .venv-train $@ requirements.txt requirements-dev.txt requirements-train.txt
+
+## Variables (make TARGET NAME=value)
+# PROFILE       what is reproduced: a name in configs/profiles; default: see `make doctor`
+# BACKEND       what runs it; default: see `make doctor`
+# PRECISION     fp32, fp16, int8 or fp8; default: the backend's natural one
+# BATCH         windows a batch; default: the profile's
+# DEVICE        index of the device; default: 0
+# LIMIT         only the first N questions: for a look, never comparable with a golden file
+# DATASET       a SQuAD v1.1 file, .json or .json.gz, instead of the profile's
+# OFFLINE       1: use nothing but files that are here
+# ASSET_MIRROR  a folder or URL that holds the assets' files
+# ASSET_LOCK    lock file of assets without a published hash; default: configs/assets.lock.json
+# PYTHON        interpreter (3.10 to 3.12) to make the venv from
+# PREDICTIONS   for evaluate: a predictions file
+# A, B          for compare: two folders under results
+# PASSAGE, PASSAGE_FILE, QUESTION  for ask

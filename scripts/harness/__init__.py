@@ -1,0 +1,1 @@
+"""The library the pipeline's commands share: BERT question answering, measured and judged."""

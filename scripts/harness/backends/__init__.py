@@ -1,0 +1,97 @@
+"""What runs a model: one small interface, one module a backend, vendor imports inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import UserError
+from ..windows import Float32, Int32
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is built for: the largest batch, the longest window, which device."""
+
+    precision: str
+    batch: int
+    sequence_length: int
+    hidden: int
+    heads: int
+    device: int
+
+
+class Session(Protocol):
+    """A loaded engine.
+
+    `seconds` is the time of the latest run's execution alone: inputs already where the device
+    wants them, outputs not yet copied back, synchronized at both ends.
+    """
+
+    seconds: float
+
+    def run(
+        self, input_ids: Int32, segment_ids: Int32, input_mask: Int32
+    ) -> tuple[Float32, Float32]:
+        """Start and end logits, float32 (batch, seq), of inputs int32 (batch, seq)."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime. `precisions` lists what it offers, its natural one first."""
+
+    name: str
+    precisions: tuple[str, ...]
+    # Whether an engine serves only the batch and device it was built for.
+    engine_needs_batch: bool
+
+    def graph_precision(self, precision: str) -> str:
+        """The precision of the ONNX graph that an engine at `precision` is built from."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run on this machine, in one line with the remedy; None if it can."""
+        ...
+
+    def engine_inputs(self, options: EngineOptions) -> dict[str, Any]:
+        """All that shapes an engine besides its ONNX file, as JSON: options and versions."""
+        ...
+
+    def engine_suffix(self) -> str:
+        """The ending of an engine file's name, dot included."""
+        ...
+
+    def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
+        """Write the engine of `onnx_file`."""
+        ...
+
+    def load(self, engine_file: Path, options: EngineOptions) -> Session:
+        """Load an engine; raises UserError when the file is no engine of this backend."""
+        ...
+
+    def lock_name(self, index: int) -> str:
+        """What is locked while the device `index` is timed, such as "cpu" or "cuda-0"."""
+        ...
+
+    def device(self, index: int) -> dict[str, Any]:
+        """Facts of the device `index`: `name`, by which golden files promise QPS, and more."""
+        ...
+
+
+def backends() -> dict[str, Backend]:
+    """All backends by name, in the order in which a default is looked for."""
+    from .ort import OrtCpu
+
+    return {backend.name: backend for backend in (OrtCpu(),)}
+
+
+def find_backend(name: str) -> Backend:
+    """The backend `name`; raises UserError if it is unknown or cannot run here."""
+    known = backends()
+    if name not in known:
+        raise UserError(f"no backend {name!r}; BACKEND is one of {', '.join(known)}")
+    reason = known[name].unavailable()
+    if reason is not None:
+        raise UserError(f"backend {name} is unavailable: {reason}")
+    return known[name]

@@ -1,0 +1,104 @@
+"""Golden files: what a profile at one precision promises, on what evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from .errors import UserError
+from .files import read_json
+from .paths import GOLDEN, shown
+from .provenance import run_git
+
+SCHEMA = GOLDEN / "golden.schema.json"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """An expected value and the least that still passes, in the value's unit."""
+
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden file, already valid by its schema."""
+
+    path: Path
+    document: dict[str, Any]
+
+    def holds_for(self, dataset_sha256: str) -> bool:
+        """Whether the accuracy limits hold for the dataset with this hash."""
+        return any(entry["sha256"] == dataset_sha256 for entry in self.document["datasets"])
+
+    def accuracy(self, backend: str) -> dict[str, Promise]:
+        """`exact_match` and `f1` in per cent, the backend's own where it has them."""
+        entry = self._limits(backend, "accuracy")
+        return {name: _promise(entry[name]) for name in ("exact_match", "f1")}
+
+    def crosscheck(self, backend: str) -> dict[str, float] | None:
+        """Limits of the cross-check by name; None where none are promised."""
+        entry = self._limits(backend, "crosscheck")
+        if entry is None:
+            return None
+        return {k: v for k, v in entry.items() if k not in ("source", "derivation")}
+
+    def qps(self, device: str, backend: str, batch: int) -> Promise | None:
+        """The QPS promise for this device, backend and batch; None without one."""
+        for entry in self.document["qps"]:
+            if (entry["device"], entry["backend"], entry["batch"]) == (device, backend, batch):
+                return _promise(entry)
+        return None
+
+    def uncommitted(self) -> str | None:
+        """Why the file is not what git has committed; None if it is."""
+        name = shown(self.path)
+        if run_git("rev-parse", "--is-inside-work-tree") != "true":
+            return "this folder is no git checkout"
+        committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:{name}")
+        if committed is None:
+            return f"{name} is not committed"
+        if run_git("hash-object", "--path", name, str(self.path)) != committed:
+            return f"{name} differs from the commit"
+        return None
+
+    def _limits(self, backend: str, kind: str) -> Any:
+        own = self.document.get("backends", {}).get(backend, {})
+        return own.get(kind, self.document.get(kind))
+
+
+def load_golden(profile: str, precision: str) -> Golden:
+    """The golden file of a profile at a precision.
+
+    Raises UserError when it is missing, malformed (an unknown key included), names another
+    profile or precision, or promises twice for one device, backend and batch.
+    """
+    path = GOLDEN / profile / f"{precision}.json"
+    if not path.is_file():
+        raise UserError(
+            f"no golden file {shown(path)}: nothing is promised for {profile} at {precision}"
+        )
+    document = read_json(path, "golden file")
+    schema = read_json(SCHEMA, "schema")
+    for problem in Draft202012Validator(schema).iter_errors(document):
+        where = "/".join(str(part) for part in problem.absolute_path) or "the top level"
+        raise UserError(
+            f"golden file {shown(path)} is malformed at {where} ({problem.message}); mend it"
+        )
+    if (document["profile"], document["precision"]) != (profile, precision):
+        raise UserError(f"golden file {shown(path)} is for another profile or precision; mend it")
+    keys = [(entry["device"], entry["backend"], entry["batch"]) for entry in document["qps"]]
+    if len(set(keys)) != len(keys):
+        raise UserError(f"golden file {shown(path)} promises QPS twice for one case; mend it")
+    return Golden(path, document)
+
+
+def _promise(entry: dict[str, Any]) -> Promise:
+    # Decimal: 88.20 - 1.20 is 87 here, not 87.00000000000001.
+    limit = Decimal(str(entry["value"])) - Decimal(str(entry["allowed_loss"]))
+    return Promise(float(entry["value"]), float(limit))

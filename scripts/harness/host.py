@@ -1,0 +1,30 @@
+"""Facts of the machine: processor, memory, system."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def cpu_facts() -> dict[str, Any]:
+    """The processor: `name` (model and usable cores), `cores`, `memory_gib`, `clock_mhz`.
+
+    Clocks are those of the moment, one a core, where the system tells them.
+    """
+    fields: dict[str, list[str]] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), []).append(value.strip())
+    model = fields.get("model name", [platform.processor() or platform.machine()])[0]
+    # The cores this process may use: a container or taskset often grants fewer than there are.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "name": f"{model} ({cores} cores)",
+        "cores": cores,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "clock_mhz": [float(value) for value in fields.get("cpu MHz", [])],
+    }

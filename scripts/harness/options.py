@@ -1,0 +1,140 @@
+"""A command's options, read from the environment that make exports them into."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .backends import Backend, EngineOptions, backends, find_backend
+from .doctor import Choice, choose
+from .errors import UserError
+from .files import sha256_file
+from .paths import ASSET_LOCK, RESULTS
+from .profile import Profile, load_profile
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for. `dataset` replaces the profile's; `limit` keeps the first questions."""
+
+    profile: Profile
+    backend: Backend
+    precision: str
+    batch: int
+    device: int
+    limit: int | None
+    dataset: Path | None
+    choice: Choice
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What the engine is built for."""
+        return EngineOptions(
+            precision=self.precision,
+            batch=self.batch,
+            sequence_length=self.profile.windows.sequence_length,
+            hidden=self.profile.architecture.hidden,
+            heads=self.profile.architecture.heads,
+            device=self.device,
+        )
+
+    @cached_property
+    def run_name(self) -> str:
+        """`<backend>-<precision>` and a readable suffix for each option that is not the
+        profile's own, so that no run overwrites another."""
+        suffix = ""
+        if self.batch != self.profile.batch:
+            suffix += f"-batch{self.batch}"
+        if self.device:
+            suffix += f"-device{self.device}"
+        if self.limit is not None:
+            suffix += f"-limit{self.limit}"
+        if self.dataset is not None:
+            # The content's hash keeps apart files of one name; only safe characters get through.
+            stem = re.sub(r"[^A-Za-z0-9.]+", "_", self.dataset.name.removesuffix(".gz"))
+            suffix += f"-{stem.removesuffix('.json')[:40]}-{sha256_file(self.dataset)[:8]}"
+        return f"{self.backend.name}-{self.precision}{suffix}"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's files lie."""
+        return RESULTS / self.profile.name / self.run_name
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """The options as run.json records them."""
+        return {
+            "profile": self.profile.name,
+            "backend": self.backend.name,
+            "precision": self.precision,
+            "batch": self.batch,
+            "device": self.device,
+            "limit": self.limit,
+            "dataset": None if self.dataset is None else self.dataset.name,
+        }
+
+
+def read_options(environment: Mapping[str, str] | None = None) -> Options:
+    """Options from `environment` (the process's own by default); empty counts as unset.
+
+    Raises UserError for a name that is in no list, a number out of range or a missing file.
+    """
+    env = os.environ if environment is None else environment
+    given_profile, given_backend = env.get("PROFILE") or None, env.get("BACKEND") or None
+    if given_backend is not None and given_backend not in backends():
+        raise UserError(f"no backend {given_backend!r}; BACKEND is one of {', '.join(backends())}")
+    choice = choose(given_profile, given_backend)
+    profile = load_profile(choice.profile)
+    backend = find_backend(choice.backend)
+    precision = env.get("PRECISION") or backend.precisions[0]
+    if precision not in backend.precisions:
+        raise UserError(
+            f"backend {backend.name} has no precision {precision!r}; "
+            f"PRECISION is one of {', '.join(backend.precisions)}"
+        )
+    return Options(
+        profile=profile,
+        backend=backend,
+        precision=precision,
+        batch=_number(env, "BATCH", 1, 4096) or profile.batch,
+        device=_number(env, "DEVICE", 0, 1023) or 0,
+        limit=_number(env, "LIMIT", 1, 10**9),
+        dataset=read_path(env, "DATASET"),
+        choice=choice,
+    )
+
+
+def read_path(env: Mapping[str, str], name: str) -> Path | None:
+    """The existing file that variable `name` names; None if it is unset."""
+    value = env.get(name) or None
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise UserError(f"{name} {value!r} is no file; check the path")
+    return path.resolve()
+
+
+def read_flag(env: Mapping[str, str], name: str) -> bool:
+    """Whether variable `name` is 1; 0 and unset are no, anything else is an error."""
+    value = env.get(name) or "0"
+    if value not in ("0", "1"):
+        raise UserError(f"{name} is {value!r}; it is 1 or 0")
+    return value == "1"
+
+
+def _number(env: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    value = env.get(name) or None
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", value, re.ASCII) or not least <= int(value) <= most:
+        raise UserError(f"{name} is {value!r}; it is a whole number from {least} to {most}")
+    return int(value)
+
+
+def asset_lock_path(env: Mapping[str, str]) -> Path:
+    """The lock file that pins assets without a published hash (ASSET_LOCK)."""
+    return Path(env.get("ASSET_LOCK") or ASSET_LOCK).expanduser().resolve()

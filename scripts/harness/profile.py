@@ -1,0 +1,119 @@
+"""A profile: what is reproduced — model, dataset, windows, batch and repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from .errors import UserError
+from .files import sha256_bytes
+from .paths import PROFILES
+from .weights import Architecture
+from .windows import WindowOptions
+
+
+def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+    }
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1}
+_MODEL_COUNTS = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
+_SCHEMA = _object(
+    {
+        "description": _TEXT,
+        "model": _object(
+            {
+                "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"},
+                **dict.fromkeys(_MODEL_COUNTS, _COUNT),
+                "layer_norm_eps": {"type": "number", "exclusiveMinimum": 0},
+            }
+        ),
+        "assets": _object(
+            dict.fromkeys(("weights", "adapter", "vocab", "dataset"), _TEXT), ("adapter",)
+        ),
+        "windows": _object(
+            {
+                "sequence_length": _COUNT,
+                "doc_stride": _COUNT,
+                "max_question_tokens": _COUNT,
+                "first_only": {"type": "boolean"},
+            }
+        ),
+        "batch": _COUNT,
+        "warmup": _COUNT,
+        # Fewer than five repeats give no median and spread worth writing down.
+        "repeats": {"type": "integer", "minimum": 5},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`assets` maps a role (weights, adapter, vocab, dataset) to a name in the manifest.
+
+    `warmup` counts batches at full shape, `repeats` whole passes over the dataset.
+    """
+
+    name: str
+    description: str
+    model: str
+    architecture: Architecture
+    assets: dict[str, str]
+    windows: WindowOptions
+    batch: int
+    warmup: int
+    repeats: int
+    sha256: str
+
+
+def profile_names() -> list[str]:
+    """Names of all profiles there are."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile `name`; raises UserError for an unknown name or a malformed file."""
+    if name not in profile_names():
+        raise UserError(f"no profile {name!r}; PROFILE is one of {', '.join(profile_names())}")
+    return read_profile(PROFILES / f"{name}.yaml")
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in the file `path`; raises UserError as `load_profile` does."""
+    try:
+        stored = path.read_bytes()
+        document = yaml.safe_load(stored)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"profile {path} cannot be read ({error}); restore it") from None
+    for problem in Draft202012Validator(_SCHEMA).iter_errors(document):
+        where = ".".join(str(part) for part in problem.absolute_path) or "the file"
+        raise UserError(f"profile {path} is malformed at {where} ({problem.message}); mend it")
+    model = document["model"]
+    windows = WindowOptions(**document["windows"])
+    architecture = Architecture(**{k: v for k, v in model.items() if k != "name"})
+    if architecture.hidden % architecture.heads:
+        raise UserError(f"profile {path}: hidden is no multiple of heads; mend it")
+    if windows.sequence_length > architecture.positions:
+        raise UserError(f"profile {path}: sequence_length exceeds the model's positions; mend it")
+    return Profile(
+        name=path.stem,
+        description=document["description"],
+        model=model["name"],
+        architecture=architecture,
+        assets=document["assets"],
+        windows=windows,
+        batch=document["batch"],
+        warmup=document["warmup"],
+        repeats=document["repeats"],
+        sha256=sha256_bytes(stored),
+    )

@@ -1,0 +1,68 @@
+"""Everything needed to say where a number came from, and to make it again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .paths import ROOT
+
+_PACKAGES = (
+    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "safetensors",
+    "tensorrt", "tensorrt-rtx", "cuda-python", "cuda-bindings",
+)  # fmt: skip
+_VARIABLES = (
+    "PROFILE", "BACKEND", "PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET", "OFFLINE",
+)  # fmt: skip
+# Set by users and schedulers to steer numeric libraries: they change speed and rounding.
+_NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def git_state() -> dict[str, Any]:
+    """`commit` and whether tracked files differ from it (`dirty`); None outside a checkout."""
+    commit = run_git("rev-parse", "HEAD")
+    changes = run_git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def run_git(*arguments: str) -> str | None:
+    """Standard output of a git command in the repository, stripped; None if it fails."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environment() -> dict[str, Any]:
+    """Python, packages, system, and the variables that steer the run."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    numeric = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_NUMERIC_PREFIXES)}
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "system": platform.platform(),
+        "host": platform.node(),
+        "load_average": list(os.getloadavg()),
+        "variables": {k: os.environ[k] for k in _VARIABLES if os.environ.get(k)},
+        "numeric_variables": numeric,
+        "command": shlex.join(sys.argv),
+    }

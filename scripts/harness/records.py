@@ -1,0 +1,100 @@
+"""What a stage leaves for the next: a small JSON record naming the files it made.
+
+A record is written last, so its presence says that its stage is done; make takes it as the
+stage's target. The files themselves are named by the hash of what they were made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import read_json, sha256_file, to_json, write_atomic
+from .options import Options
+from .paths import BUILD, ROOT, shown
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A file with the SHA-256 it had when its stage ended."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> MadeFile:
+        """Hash `path` as it is now."""
+        return cls(path, sha256_file(path))
+
+    @classmethod
+    def from_json(cls, value: dict[str, str]) -> MadeFile:
+        """The inverse of `as_json`."""
+        return cls(ROOT / value["path"], value["sha256"])
+
+    def as_json(self) -> dict[str, str]:
+        """Path (relative to the repository where inside it) and hash."""
+        return {"path": shown(self.path), "sha256": self.sha256}
+
+    def problem(self) -> str | None:
+        """Why the file is not what it was; None if it is."""
+        if not self.path.is_file():
+            return f"{shown(self.path)} is missing"
+        if sha256_file(self.path) != self.sha256:
+            return f"{shown(self.path)} has changed since it was made"
+        return None
+
+    def checked(self, target: str) -> Path:
+        """The path, once its hash has been compared; UserError names the make `target`."""
+        problem = self.problem()
+        if problem is not None:
+            raise UserError(f"{problem}; delete it and run `make {target}`")
+        return self.path
+
+
+@dataclass(frozen=True)
+class Records:
+    """Paths of the records that one invocation's stages write."""
+
+    assets: Path
+    onnx: Path
+    engine: Path
+
+
+def records_of(options: Options) -> Records:
+    """Where the stages of `options` keep their records."""
+    folder = BUILD / "records" / options.profile.name
+    # With DATASET the profile's own dataset need not be had.
+    assets = "assets" if options.dataset is None else "assets-without-dataset"
+    graph = options.backend.graph_precision(options.precision)
+    engine = f"engine-{options.backend.name}-{options.precision}"
+    if options.backend.engine_needs_batch:
+        engine += f"-batch{options.batch}-device{options.device}"
+    return Records(
+        folder / f"{assets}.json", folder / f"onnx-{graph}.json", folder / f"{engine}.json"
+    )
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    write_atomic(path, to_json(record))
+
+
+def read_record(path: Path, target: str) -> dict[str, Any]:
+    """A record, or a UserError naming the make `target` that writes it."""
+    if not path.is_file():
+        raise UserError(f"{shown(path)} is missing; run `make {target}`")
+    record: dict[str, Any] = read_json(path, "record")
+    return record
+
+
+def drop_stale(records: Records) -> None:
+    """Remove records that name files which are gone, so that make runs their stages again."""
+    for path in (records.assets, records.onnx, records.engine):
+        if not path.is_file():
+            continue
+        entries = read_json(path, "record")
+        made = entries.values() if path == records.assets else [entries["file"]]
+        if not all((ROOT / entry["path"]).is_file() for entry in made):
+            path.unlink()

@@ -1,0 +1,351 @@
+"""The verdict on a run: every promise of its golden file, and whether its files hold together.
+
+Nothing stored is taken on trust: answers are scored again, speed is computed again from the
+timings, files are hashed again, logits are compared with the reference again. That finds what
+does not fit together; it does not find a forger who rewrites everything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .answers import answer_texts
+from .batches import plan_batches
+from .crosscheck import compare
+from .errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, one_line
+from .files import read_json
+from .golden import Golden, load_golden
+from .measure import NOISE_SPREAD, summarize
+from .options import Options
+from .paths import ROOT, shown
+from .records import MadeFile
+from .run import (
+    CROSSCHECK,
+    LOGITS,
+    METRICS,
+    PREDICTIONS,
+    TIMINGS,
+    Logits,
+    read_logits,
+    read_predictions,
+    read_run,
+)
+from .scoring import Score, score
+from .squad import Dataset
+from .windows import Windows, cut_windows, load_tokenizer
+
+PASS, FAIL, UNPROMISED, UNCLEAR = "pass", "fail", "unpromised", "inconclusive"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check; `note` says in a line why it did not pass."""
+
+    name: str
+    expected: str | float | None
+    actual: str | float | None
+    limit: str | float | None
+    status: str
+    golden: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of one run, `run` being its folder."""
+
+    run: str
+    checks: list[Check]
+
+    @property
+    def status(self) -> str:
+        """fail if any check failed, else inconclusive if any is, else pass."""
+        states = {check.status for check in self.checks}
+        return FAIL if FAIL in states else UNCLEAR if UNCLEAR in states else PASS
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `verify`."""
+        return {PASS: OK, FAIL: CHECK_FAILED, UNCLEAR: INCONCLUSIVE}[self.status]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as verify.json holds it."""
+        return {
+            "run": self.run,
+            "status": self.status,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
+    """Judge the run of `options`, made over `dataset`.
+
+    Raises UserError for a malformed golden file or dataset and when there is no run at all;
+    everything that is wrong with the run itself is a failed check.
+    """
+    golden = load_golden(options.profile.name, options.precision)
+    folder = options.run_folder
+    run = read_run(folder)
+    checks = [_golden_committed(golden)]
+    checks += [_guard("run's options", lambda: _options(options, run))]
+    checks += [_guard("files unchanged", lambda: _files(folder, run))]
+    checks += [_guard("inputs unchanged", lambda: _inputs(run, dataset))]
+    checks += [_guard("limits hold for dataset", lambda: _dataset(golden, dataset, options))]
+    try:
+        predictions = read_predictions(folder / PREDICTIONS)
+        scored = score(dataset.questions, predictions)
+        metrics = _object(folder / METRICS)
+        timings = _object(folder / TIMINGS)
+        logits = read_logits(folder / LOGITS)
+    except UserError as error:
+        return Verdict(shown(folder), [*checks, _failed("run's files", error)])
+    windows = cut_windows(dataset.questions, load_tokenizer(vocab), options.profile.windows)
+    checks += [_guard("all questions answered", lambda: _questions(dataset, predictions))]
+    checks += [
+        _guard("answers follow from logits", lambda: _follow(dataset, windows, logits, predictions))
+    ]
+    checks += _accuracy(golden, options.backend.name, scored)
+    checks += [_guard("metrics agree", lambda: _metrics(metrics, scored, timings))]
+    checks += [_guard("passes agree", lambda: _stable(metrics))]
+    checks += [_guard("timings plausible", lambda: _timings(timings, run, windows, options))]
+    checks += [_guard("QPS", lambda: _qps(golden, run, options, timings))]
+    checks += _crosscheck(golden, options, dataset, windows, logits)
+    return Verdict(shown(folder), checks)
+
+
+def _guard(name: str, check: Callable[[], Check]) -> Check:
+    """`check`'s result; whatever a damaged file makes it raise is that check failed."""
+    try:
+        return check()
+    except (UserError, KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: Exception) -> Check:
+    note = f"missing {error}" if isinstance(error, KeyError) else str(error)
+    return Check(name, None, None, None, FAIL, note=one_line(note))
+
+
+def _holds(name: str, problems: list[str], expected: str = "yes") -> Check:
+    note = one_line("; ".join(problems))
+    return Check(
+        name, expected, "no" if problems else expected, None, FAIL if problems else PASS, note=note
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path, "run's file")
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object; run `make infer` again")
+    return value
+
+
+def _golden_committed(golden: Golden) -> Check:
+    reason = golden.uncommitted()
+    status = PASS if reason is None else UNCLEAR if "no git checkout" in reason else FAIL
+    return Check(
+        "golden file as committed",
+        "yes",
+        "yes" if reason is None else "no",
+        None,
+        status,
+        shown(golden.path),
+        reason or "",
+    )
+
+
+def _options(options: Options, run: dict[str, Any]) -> Check:
+    problems = [
+        f"run was made with {name} {run['options'][name]!r}, not {value!r}"
+        for name, value in options.as_json().items()
+        if run["options"][name] != value
+    ]
+    if run["profile_sha256"] != options.profile.sha256:
+        problems.append("profile has changed since the run; run `make infer` again")
+    if run["options"]["limit"] is not None:
+        problems.append("LIMIT runs are never comparable with a golden file")
+    return _holds("run's options", problems)
+
+
+def _files(folder: Path, run: dict[str, Any]) -> Check:
+    wanted = (PREDICTIONS, METRICS, TIMINGS, LOGITS)
+    found = [MadeFile(folder / name, run["files"][name]).problem() for name in wanted]
+    return _holds("files unchanged", [problem for problem in found if problem])
+
+
+def _inputs(run: dict[str, Any], dataset: Dataset) -> Check:
+    made = [run["onnx"], run["engine"], *run["assets"].values()]
+    found = [MadeFile.from_json(entry).problem() for entry in made]
+    if run["dataset"]["sha256"] != dataset.sha256:
+        found.append("the run was made over another dataset")
+    return _holds("inputs unchanged", [problem for problem in found if problem])
+
+
+def _dataset(golden: Golden, dataset: Dataset, options: Options) -> Check:
+    if options.limit is not None:
+        reason = f"no accuracy limits hold for the first {options.limit} questions alone"
+    elif not golden.holds_for(dataset.sha256):
+        reason = f"no accuracy limits hold for {dataset.path.name} ({dataset.sha256[:12]})"
+    else:
+        reason = ""
+    return Check(
+        "limits hold for dataset",
+        "yes",
+        "no" if reason else "yes",
+        None,
+        FAIL if reason else PASS,
+        shown(golden.path),
+        reason,
+    )
+
+
+def _questions(dataset: Dataset, predictions: dict[str, str]) -> Check:
+    asked = {question.id for question in dataset.questions}
+    missing, extra = sorted(asked - set(predictions)), sorted(set(predictions) - asked)
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} without an answer, the first {missing[0]}")
+    if extra:
+        problems.append(f"{len(extra)} answers to no question, the first {extra[0]}")
+    check = _holds("all questions answered", problems, str(len(asked)))
+    return check
+
+
+def _follow(
+    dataset: Dataset, windows: Windows, logits: Logits, predictions: dict[str, str]
+) -> Check:
+    if not np.array_equal(logits.lengths, windows.lengths):
+        return _holds("answers follow from logits", ["logits belong to other windows"])
+    bad = int((~(np.isfinite(logits.start) & np.isfinite(logits.end))).sum())
+    if bad:
+        return _holds("answers follow from logits", [f"{bad} logits are NaN or infinite"])
+    texts = answer_texts(dataset.questions, windows, logits.start, logits.end)
+    wrong = [key for key, text in texts.items() if predictions.get(key) != text]
+    problems = [f"{len(wrong)} answers differ, the first to {wrong[0]}"] if wrong else []
+    return _holds("answers follow from logits", problems)
+
+
+def _accuracy(golden: Golden, backend: str, scored: Score) -> list[Check]:
+    checks = []
+    for name, promise in golden.accuracy(backend).items():
+        actual = getattr(scored, name)
+        good = actual >= promise.limit
+        note = "" if good else f"{actual:.4f} is under the limit {promise.limit:g}"
+        checks.append(
+            Check(
+                name,
+                promise.value,
+                actual,
+                promise.limit,
+                PASS if good else FAIL,
+                shown(golden.path),
+                note,
+            )
+        )
+    return checks
+
+
+def _metrics(metrics: dict[str, Any], scored: Score, timings: dict[str, Any]) -> Check:
+    again = {**asdict(scored), **summarize(timings)}
+    again.update({name: timings[name] for name in ("questions", "windows")})
+    problems = [
+        f"{name} is {metrics[name]} but computed again {value}"
+        for name, value in again.items()
+        if not _same(metrics[name], value)
+    ]
+    return _holds("metrics agree", problems)
+
+
+def _stable(metrics: dict[str, Any]) -> Check:
+    count = metrics["unstable_answers"]
+    return _holds("passes agree", [f"{count} answers changed between passes"] if count else [])
+
+
+def _same(stored: Any, computed: Any) -> bool:
+    if isinstance(computed, dict):
+        return stored.keys() == computed.keys() and all(
+            _same(stored[key], value) for key, value in computed.items()
+        )
+    # Written and computed by the same formulas: only another numpy may round differently.
+    return type(stored) is not bool and math.isclose(stored, computed, rel_tol=1e-9)
+
+
+def _timings(
+    timings: dict[str, Any], run: dict[str, Any], windows: Windows, options: Options
+) -> Check:
+    problems = []
+    plan = plan_batches(windows.lengths, options.batch)
+    shapes = [[options.batch, int(windows.lengths[rows].max())] for rows in plan]
+    if timings["shapes"] != shapes:
+        problems.append("batches are not those of the windows")
+    if timings["windows"] != len(windows) or timings["batch"] != options.batch:
+        problems.append("numbers of windows or batch are not the run's")
+    if len(timings["seconds"]) < options.profile.repeats:
+        problems.append(f"fewer than {options.profile.repeats} repeats")
+    if len(timings["seconds"]) != len(timings["wall_seconds"]):
+        problems.append("repeats and wall times differ in number")
+    for seconds, wall in zip(timings["seconds"], timings["wall_seconds"], strict=False):
+        if len(seconds) != len(plan):
+            problems.append("a repeat has not one time a batch")
+        if not all(math.isfinite(t) and t > 0 for t in seconds):
+            problems.append("a batch took no positive time")
+        if not math.isfinite(wall) or math.fsum(seconds) > wall:
+            problems.append("batches took longer than their repeat")
+    if not math.fsum(timings["wall_seconds"]) <= run["wall_seconds"]:
+        problems.append("repeats took longer than the run")
+    return _holds("timings plausible", problems[:1])
+
+
+def _qps(golden: Golden, run: dict[str, Any], options: Options, timings: dict[str, Any]) -> Check:
+    speed = summarize(timings)
+    device = run["device"]["name"]
+    promise = golden.qps(device, options.backend.name, options.batch)
+    if promise is None:
+        note = f"nothing is promised for {device}, batch {options.batch}"
+        return Check("QPS", None, speed["qps"], None, UNPROMISED, shown(golden.path), note)
+    status, note = PASS, ""
+    if speed["qps_spread"] > NOISE_SPREAD:
+        status = UNCLEAR
+        note = f"repeats spread by {speed['qps_spread']:.1%}, more than {NOISE_SPREAD:.0%}: noise"
+    elif speed["qps"] < promise.limit:
+        status = FAIL
+        note = f"{speed['qps']:.2f} is under the limit {promise.limit:g}"
+    return Check(
+        "QPS", promise.value, speed["qps"], promise.limit, status, shown(golden.path), note
+    )
+
+
+def _crosscheck(
+    golden: Golden, options: Options, dataset: Dataset, windows: Windows, logits: Logits
+) -> list[Check]:
+    limits = golden.crosscheck(options.backend.name)
+    try:
+        stored = _object(options.run_folder / CROSSCHECK)
+        reference = MadeFile.from_json(stored["reference"])
+        problem = reference.problem()
+        if problem is not None:
+            raise UserError(f"{problem}; run `make crosscheck`")
+        again = compare(dataset, windows, logits, read_logits(ROOT / reference.path))
+    except (UserError, KeyError, TypeError) as error:
+        return [_failed("cross-check", error)]
+    checks = []
+    for name in ("max_abs_difference", "mean_abs_difference", "min_cosine", "equal_answers"):
+        actual = getattr(again, name)
+        limit = None if limits is None else limits[name]
+        more_is_better = name in ("min_cosine", "equal_answers")
+        if limit is None:
+            status, note = UNPROMISED, "no cross-check limits for this profile and precision"
+        elif (actual >= limit) if more_is_better else (actual <= limit):
+            status, note = PASS, ""
+        else:
+            status, note = FAIL, f"{actual:.6g} is beyond the limit {limit:g}"
+        checks.append(
+            Check(f"cross-check {name}", None, actual, limit, status, shown(golden.path), note)
+        )
+    return checks

@@ -1,0 +1,58 @@
+"""Make or refresh a virtual environment: make_venv.py VENV STAMP REQUIREMENTS...
+
+Standard library only: it runs before anything is installed.
+"""
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def vendor_runtime() -> bool:
+    """Whether this interpreter carries a TensorRT-shaped module, as ixRT's wheels leave it."""
+    return importlib.util.find_spec("tensorrt") is not None
+
+
+def main(venv: Path, stamp: Path, requirements: list[str]) -> int:
+    venv.mkdir(parents=True, exist_ok=True)
+    with (venv / ".lock").open("w") as lock:
+        # A second make waits here instead of installing into the same folder.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        python = venv / "bin" / "python"
+        if not python.exists():
+            print(f"making {venv} with Python {sys.version.split()[0]}", file=sys.stderr)
+            options = ["--system-site-packages"] if vendor_runtime() else []
+            if subprocess.run([sys.executable, "-m", "venv", *options, str(venv)]).returncode:
+                print(
+                    f"error: {sys.executable} cannot make a virtual environment; "
+                    "install its venv and ensurepip modules, or name another one with PYTHON=",
+                    file=sys.stderr,
+                )
+                return 2
+        print(f"installing {', '.join(requirements)} (once, about a minute)", file=sys.stderr)
+        quiet = [] if sys.stderr.isatty() else ["--quiet"]
+        files = [word for name in requirements for word in ("--requirement", name)]
+        pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *quiet, *files]
+        if subprocess.run(pip).returncode:
+            print(
+                "error: the packages could not be installed; check the network or pip's "
+                "configuration (pip config list), then run the same command again",
+                file=sys.stderr,
+            )
+            return 2
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    except OSError as error:
+        print(f"error: {error}; check free space and permissions", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        os._exit(130)

@@ -1,0 +1,54 @@
+"""Write the stages' file names, as make variables, for one make process."""
+
+import os
+
+from harness.errors import OK, UserError, run_command
+from harness.files import TEMPORARY_PREFIX, write_atomic
+from harness.lock import claim_checkout, process_lives
+from harness.options import read_options
+from harness.paths import BUILD, RESULTS, shown
+from harness.records import drop_stale, records_of
+
+
+def main() -> int:
+    pid = os.environ.get("MAKE_PID", "")
+    if not pid.isdecimal():
+        raise UserError("plan.py is run by make alone; use the make targets")
+    options = read_options()
+    claim_checkout(BUILD / "owner", int(pid))
+    sweep()
+    records = records_of(options)
+    drop_stale(records)
+    defaulted = not (os.environ.get("PROFILE") or os.environ.get("BACKEND"))
+    if defaulted:
+        choice = options.choice
+        print(f"profile {choice.profile}, backend {choice.backend}: {choice.reason}")
+    variables = {
+        "override PROFILE": options.profile.name,
+        "override BACKEND": options.backend.name,
+        "export DEFAULTED": "1" if defaulted else "",
+        "RUN": shown(options.run_folder),
+        "ASSETS": shown(records.assets),
+        "ONNX": shown(records.onnx),
+        "ENGINE": shown(records.engine),
+    }
+    lines = [f"{name} := {value}\n" for name, value in variables.items()]
+    write_atomic(BUILD / f"plan-{pid}.mk", "".join(lines))
+    return OK
+
+
+def sweep() -> None:
+    """Remove what killed runs have left: plans of dead makes, unfinished temporary files.
+
+    Only this make owns the checkout now, so whatever is unfinished is nobody's work.
+    """
+    for plan in BUILD.glob("plan-*.mk"):
+        if not process_lives(int(plan.stem.removeprefix("plan-"))):
+            plan.unlink(missing_ok=True)
+    for folder in (BUILD, RESULTS):
+        for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+run_command(main, __doc__)

@@ -1,0 +1,19 @@
+"""Judge the run against its golden file; write results/verify.json and JUnit XML."""
+
+from harness.errors import run_command
+from harness.inputs import Inputs
+from harness.options import read_options
+from harness.verdict import show, write
+from harness.verify import verify
+
+
+def main() -> int:
+    options = read_options()
+    inputs = Inputs.of(options)
+    verdict = verify(options, inputs.dataset, inputs.asset("vocab").checked("assets"))
+    write(verdict)
+    show(verdict)
+    return verdict.exit_code
+
+
+run_command(main, __doc__)
