@@ -104,7 +104,7 @@ test: lint ## ruff, mypy and the tests, in minutes
 	@$(PY) -m pytest -q -m "not full" tests
 
 test-full: lint $(VENV)/.ready-train ## all tests, slow and large ones included
-	@$(PY) -m pytest -q tests
+	@.venv-train/bin/python -m pytest -q tests
 
 lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m ruff check scripts tests

@@ -2,7 +2,7 @@
 
 import os
 
-from harness.download import AssetStore
+from harness.assets import AssetStore
 from harness.errors import OK, run_command
 from harness.manifest import load_manifest
 from harness.options import asset_lock_path, read_flag, read_options

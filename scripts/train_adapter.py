@@ -1,33 +1,35 @@
-"""Fine-tune MiniLM on SQuAD v1.1 with LoRA, and write the adapter that `make export` merges.
+"""Fine-tune MiniLM on SQuAD v1.1 with LoRA, and write the adapter that the export merges.
 
-A developer's command, for a GPU: `pip install -r requirements.txt -r requirements-train.txt`,
-then `python scripts/train_adapter.py --train train-v1.1.json --dev dev-v1.1.json --base
-model.safetensors --vocab vocab.txt --out adapter/`.
+A developer's command, for a GPU; it needs requirements.txt and requirements-train.txt. The
+model card in assets/minilm-squad-adapter has the commands that made the adapter there.
 
 Trained are low-rank changes to every linear of the encoder (Hu et al. 2021), its biases and
 layer norms, and the QA head; the embeddings stay. Labels are all occurrences of the answer in
 the window: the loss is the negative log of the probability that the model gives to any of them
 (Clark & Gardner 2018, section 3.2, over spans), so a dataset whose `answer_start` names the
-wrong one does no harm. With `--teachers`, adapters made by earlier runs, part of the loss is the
-divergence from their mean prediction (Hinton et al. 2015; Furlanello et al. 2018). Each epoch ends with the adapter written, read back, merged and scored
-in float32 as the pipeline does it.
+wrong one does little harm. With `--teachers`, adapters made by earlier runs, a part of the loss
+is the divergence from their mean prediction (Hinton et al. 2015; Furlanello et al. 2018).
+
+Each epoch ends with the adapter written, read back, merged and scored in float32 as the
+pipeline does it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,13 +37,15 @@ from torch import Tensor
 from harness.adapter import Adapter, merge_adapter, read_adapter, write_adapter
 from harness.answers import answer_texts
 from harness.batches import assemble, plan_batches, scatter
-from harness.errors import BAD_INPUT, OK, UserError, one_line
+from harness.errors import BAD_INPUT, INTERRUPTED, OK, UserError, one_line
 from harness.files import sha256_file, to_json, write_atomic
 from harness.profile import load_profile
 from harness.scoring import score
 from harness.squad import Question, read_dataset
 from harness.weights import QA_OUTPUTS, Architecture, Weights, check_weights, read_weights
 from harness.windows import Float32, Int32, Windows, cut_windows, load_tokenizer
+
+Array = npt.NDArray[Any]
 
 PROFILE = "minilm-squad"
 # Batches are padded to a multiple of this many tokens: fewer shapes, aligned rows.
@@ -63,17 +67,36 @@ class Recipe:
 
     rank: int = 64
     alpha: float = 128.0
-    epochs: int = 8
+    epochs: int = 9
     batch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     direct_learning_rate: float = 3e-4
     warmup: float = 0.06
     weight_decay: float = 0.01
     dropout: float = 0.1
     clip: float = 1.0
     average: float = 0.999
-    teaching: float = 0.5
+    teaching: float = 0.6
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.epochs, self.batch) < 1:
+            raise UserError("--rank, --epochs and --batch are at least 1; raise them")
+        if not (0 <= self.dropout < 1 and 0 <= self.average < 1 and 0 <= self.teaching <= 1):
+            raise UserError("--dropout, --average and --teaching are parts of 1; lower them")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that is adapted, and the SHA-256 of its file."""
+
+    weights: Weights
+    sha256: str
+    architecture: Architecture
+
+    def merged(self, adapter: Path) -> Weights:
+        """The weights with a stored adapter's change."""
+        return merge_adapter(self.weights, read_adapter(adapter), base_sha256=self.sha256)
 
 
 class Flat:
@@ -85,7 +108,7 @@ class Flat:
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """The tensors as views of `vector`, which is laid out like this one's."""
-        pieces = vector.split([shape.numel() for shape in self.shapes.values()])
+        pieces = vector.split_with_sizes([shape.numel() for shape in self.shapes.values()])
         return {
             name: piece.view(shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
@@ -96,12 +119,14 @@ class Student:
     """The base model with what is trained of it, in `dtype` for the forward pass.
 
     Linears of one shape are stacked, (n, out, in), so that all their changes cost one product.
-    `low_rank` and `direct` are float32.
+    `low_rank` holds the factors, `direct` what is trained whole; both are float32.
     """
 
-    def __init__(self, base: Weights, recipe: Recipe, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, base: Weights, recipe: Recipe, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.dtype = dtype
-        self.scale = recipe.alpha / recipe.rank
+        self.recipe = recipe
         self.linears: dict[str, list[str]] = defaultdict(list)
         direct: dict[str, Tensor] = {}
         self.frozen: dict[str, Tensor] = {}
@@ -131,24 +156,23 @@ class Student:
         self.low_rank, self.direct = Flat(factors), Flat(direct)
 
     def weights(self, low_rank: Tensor, direct: Tensor) -> dict[str, Tensor]:
-        """All weights in `dtype`, from vectors laid out as `low_rank` and `direct`."""
+        """All weights in `dtype`, from vectors laid out as `low_rank` and `direct` are."""
         result = dict(self.frozen)
         result |= self.direct.views(direct.to(self.dtype))
         factors = self.low_rank.views(low_rank)
+        scale = self.recipe.alpha / self.recipe.rank
         for group, names in self.linears.items():
             a, b = factors[f"{group}.a"], factors[f"{group}.b"]
-            merged = torch.baddbmm(self.stacks[group], b, a, alpha=self.scale).to(self.dtype)
+            merged = torch.baddbmm(self.stacks[group], b, a, alpha=scale).to(self.dtype)
             result |= dict(zip(names, merged.unbind(), strict=True))
         return result
 
-    def adapter(
-        self, low_rank: Tensor, direct: Tensor, recipe: Recipe, base_sha256: str
-    ) -> Adapter:
-        """The trained tensors under the adapter's names."""
+    def adapter(self, low_rank: Tensor, direct: Tensor, base_sha256: str) -> Adapter:
+        """The tensors of such vectors under the adapter's names."""
         factors = self.low_rank.views(low_rank.cpu())
         return Adapter(
-            rank=recipe.rank,
-            alpha=recipe.alpha,
+            rank=self.recipe.rank,
+            alpha=self.recipe.alpha,
             base_sha256=base_sha256,
             factors={
                 name.removesuffix(".weight"): (a.numpy(), b.numpy())
@@ -191,12 +215,13 @@ def qa_logits(
     x = x + F.embedding(inputs.segments, weights["embeddings.segment"])
     x = drop(norm("embeddings.norm", x + weights["embeddings.position"][:sequence]))
     for i in range(architecture.layers):
-        heads = []
-        for part in ("query", "key", "value"):
-            y = linear(f"layer.{i}.attention.{part}", x)
-            y = y.view(batch, sequence, architecture.heads, architecture.head_size)
-            heads.append(y.transpose(1, 2))
-        y = F.scaled_dot_product_attention(*heads, attn_mask=visible, dropout_p=dropout)
+        query, key, value = (
+            linear(f"layer.{i}.attention.{part}", x)
+            .view(batch, sequence, architecture.heads, architecture.head_size)
+            .transpose(1, 2)
+            for part in ("query", "key", "value")
+        )
+        y = F.scaled_dot_product_attention(query, key, value, visible, dropout_p=dropout)
         y = linear(f"layer.{i}.attention.output", y.transpose(1, 2).flatten(2))
         x = norm(f"layer.{i}.attention.norm", x + drop(y))
         y = linear(f"layer.{i}.ffn.out", F.gelu(linear(f"layer.{i}.ffn.in", x)))
@@ -265,21 +290,19 @@ def label_windows(questions: tuple[Question, ...], windows: Windows) -> Int32:
     return packed
 
 
-def epoch_batches(
-    lengths: Int32, rows: np.ndarray[Any, Any], batch: int, rng: np.random.Generator
-) -> Iterator[np.ndarray[Any, Any]]:
-    """`rows` in random batches of windows of like length; the remainder waits for another epoch."""
+def epoch_batches(lengths: Int32, rows: Array, batch: int, rng: np.random.Generator) -> list[Array]:
+    """`rows` in random batches of windows of like length; what fills none is left out."""
     shuffled = rng.permutation(rows)
     batches = []
     for pool in range(0, len(shuffled), POOL_BATCHES * batch):
         part = shuffled[pool : pool + POOL_BATCHES * batch]
         part = part[np.argsort(lengths[part], kind="stable")]
         batches += [part[i : i + batch] for i in range(0, len(part) - batch + 1, batch)]
-    for index in rng.permutation(len(batches)):
-        yield batches[index]
+    return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+def to_device(array: Array, device: torch.device) -> Tensor:
+    """A copy of `array` on the device."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         # From pinned memory the copy does not wait for the kernels before it.
@@ -287,7 +310,8 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def padded_inputs(windows: Windows, rows: np.ndarray[Any, Any], device: torch.device) -> Inputs:
+def padded_inputs(windows: Windows, rows: Array, device: torch.device) -> Inputs:
+    """The windows `rows`, padded to the longest and on to a multiple of PADDING tokens."""
     batch = assemble(windows, rows)
     padding = ((0, 0), (0, -batch.input_ids.shape[1] % PADDING))
     return Inputs(
@@ -310,15 +334,12 @@ def packed_logits(
             inputs = padded_inputs(windows, rows, device)
             logits = qa_logits(tensors, architecture, inputs, dropout=0.0).cpu().numpy()
             for output in range(QA_OUTPUTS):
-                scatter(
-                    windows, batch, logits[:, : batch.input_ids.shape[1], output], packed[output]
-                )
+                real = logits[:, : batch.input_ids.shape[1], output]
+                scatter(windows, batch, real, packed[output])
     return packed
 
 
-def padded_logits(
-    windows: Windows, rows: np.ndarray[Any, Any], packed: Float32, sequence: int
-) -> Float32:
+def padded_logits(windows: Windows, rows: Array, packed: Float32, sequence: int) -> Float32:
     """The logits of the windows `rows`, (b, sequence, 2), zero where there is no token."""
     column = np.arange(sequence)
     real = column < windows.lengths[rows, None]
@@ -326,110 +347,138 @@ def padded_logits(
     return np.where(real[..., None], packed.T[index], np.float32(0))
 
 
+class Training:
+    """A student, the windows it learns from, and its optimizer.
+
+    `labels` is what `label_windows` returns, `taught` the teachers' mean logits (2, T), or None.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        recipe: Recipe,
+        windows: Windows,
+        labels: Int32,
+        taught: Float32 | None,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.device, self.architecture = recipe, device, base.architecture
+        self.windows, self.labels, self.taught = windows, labels, taught
+        self.rows = np.flatnonzero(labels[:, 0, 0] >= 0)
+        if len(self.rows) < recipe.batch:
+            raise UserError(f"{len(self.rows)} windows make no batch of {recipe.batch}; lower it")
+        self.rng = np.random.default_rng(recipe.seed)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.student = Student(base.weights, recipe, device, dtype)
+        self.low_rank = self.student.low_rank.vector.requires_grad_()
+        self.direct = self.student.direct.vector.requires_grad_()
+        self.averages = [v.detach().clone() for v in (self.low_rank, self.direct)]
+        self.rates = (recipe.learning_rate, recipe.direct_learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [self.low_rank]}, {"params": [self.direct]}],
+            weight_decay=recipe.weight_decay,
+            fused=device.type == "cuda",
+        )
+
+    def adapter(self, base_sha256: str) -> Adapter:
+        """The moving average of what is trained."""
+        low_rank, direct = self.averages
+        return self.student.adapter(low_rank, direct, base_sha256)
+
+    def epoch(self, index: int) -> float:
+        """Train one epoch, counted from 0; returns the mean loss."""
+        batches = epoch_batches(self.windows.lengths, self.rows, self.recipe.batch, self.rng)
+        total = torch.zeros((), device=self.device)
+        for number, rows in enumerate(batches, start=index * len(batches) + 1):
+            self._set_rates(number, self.recipe.epochs * len(batches))
+            total += self._step(rows)
+        return float(total.item()) / len(batches)
+
+    def _set_rates(self, step: int, steps: int) -> None:
+        """Linear warm-up to the peak, then linear decay to almost zero at the last step."""
+        warmup = max(1, round(self.recipe.warmup * steps))
+        factor = min(step / warmup, (steps - step + 1) / (steps - warmup + 1))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _step(self, rows: Array) -> Tensor:
+        recipe, vectors = self.recipe, (self.low_rank, self.direct)
+        inputs = padded_inputs(self.windows, rows, self.device)
+        occurrences = to_device(self.labels[rows].astype(np.int64), self.device)
+        weights = self.student.weights(self.low_rank, self.direct)
+        logits = qa_logits(weights, self.architecture, inputs, recipe.dropout)
+        loss = span_loss(logits, inputs, occurrences)
+        if self.taught is not None:
+            shown = padded_logits(self.windows, rows, self.taught, inputs.ids.shape[1])
+            lesson = teaching_loss(logits, inputs, to_device(shown, self.device))
+            loss = (1 - recipe.teaching) * loss + recipe.teaching * lesson
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(vectors, recipe.clip)
+        self.optimizer.step()
+        for average, vector in zip(self.averages, vectors, strict=True):
+            average.lerp_(vector.detach(), 1 - recipe.average)
+        return loss.detach()
+
+
 def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Train, and write `adapter.safetensors` and `training.json` to the output folder."""
     device = torch.device(arguments.device)
-    profile = load_profile(PROFILE)
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
     # cuDNN's attention plans anew for every shape, which costs more than it gains here.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
-    base_sha256 = sha256_file(arguments.base)
-    base = read_weights(arguments.base)
-    check_weights(base, profile.architecture, qa_head=False)
+    profile = load_profile(PROFILE)
+    weights = read_weights(arguments.base)
+    check_weights(weights, profile.architecture, qa_head=False)
+    base = Base(weights, sha256_file(arguments.base), profile.architecture)
+    teachers = [base.merged(path) for path in arguments.teachers]
     tokenizer = load_tokenizer(arguments.vocab)
     train_set = read_dataset(arguments.train, arguments.limit)
-    windows = cut_windows(train_set.questions, tokenizer, profile.windows)
-    labels = label_windows(train_set.questions, windows)
-    rows = np.flatnonzero(labels[:, 0, 0] >= 0)
     dev_set = read_dataset(arguments.dev, arguments.limit)
+    windows = cut_windows(train_set.questions, tokenizer, profile.windows)
     dev_windows = cut_windows(dev_set.questions, tokenizer, profile.windows)
-    print(f"{len(rows)} of {len(windows)} windows hold their answer", flush=True)
-    if len(rows) < recipe.batch:
-        raise UserError(f"{len(rows)} windows make no batch of {recipe.batch}; lower --batch")
 
-    def stored_weights(path: Path) -> Weights:
-        return merge_adapter(base, read_adapter(path), base_sha256=base_sha256)
-
-    taught = np.zeros((QA_OUTPUTS, len(windows.tokens)), dtype=np.float32)
-    for path in arguments.teachers:
-        taught += packed_logits(stored_weights(path), profile.architecture, windows, device)
-    taught /= max(1, len(arguments.teachers))
-
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    student = Student(base, recipe, device, dtype)
-    vectors = [student.low_rank.vector.requires_grad_(), student.direct.vector.requires_grad_()]
-    averages = [vector.detach().clone() for vector in vectors]
-    rates = (recipe.learning_rate, recipe.direct_learning_rate)
-    optimizer = torch.optim.AdamW(
-        [{"params": [v], "lr": rate} for v, rate in zip(vectors, rates, strict=True)],
-        weight_decay=recipe.weight_decay,
-        fused=device.type == "cuda",
-    )
-    pool = POOL_BATCHES * recipe.batch
-    epoch_steps = sum(
-        min(pool, len(rows) - begin) // recipe.batch for begin in range(0, len(rows), pool)
-    )
-    total = recipe.epochs * epoch_steps
-    warmup = max(1, round(recipe.warmup * total))
+    labels = label_windows(train_set.questions, windows)
+    taught = None
+    if teachers:
+        taught = np.zeros((QA_OUTPUTS, len(windows.tokens)), dtype=np.float32)
+        for teacher in teachers:
+            taught += packed_logits(teacher, base.architecture, windows, device) / len(teachers)
+    training = Training(base, recipe, windows, labels, taught, device)
+    print(f"{len(training.rows)} of {len(windows)} windows hold their answer", flush=True)
 
     target = arguments.out / "adapter.safetensors"
     history: list[dict[str, float]] = []
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    for index in range(recipe.epochs):
         began = time.perf_counter()
-        losses = torch.zeros((), device=device)
-        for batch in epoch_batches(windows.lengths, rows, recipe.batch, rng):
-            step += 1
-            factor = min(step / warmup, (total - step + 1) / (total - warmup + 1))
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            inputs = padded_inputs(windows, batch, device)
-            occurrences = to_device(labels[batch].astype(np.int64), device)
-            predicted = qa_logits(
-                student.weights(*vectors), profile.architecture, inputs, recipe.dropout
-            )
-            loss = span_loss(predicted, inputs, occurrences)
-            if arguments.teachers:
-                shown = padded_logits(windows, batch, taught, inputs.ids.shape[1])
-                lesson = teaching_loss(predicted, inputs, to_device(shown, device))
-                loss = (1 - recipe.teaching) * loss + recipe.teaching * lesson
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vectors, recipe.clip)
-            optimizer.step()
-            with torch.no_grad():
-                losses += loss
-                for average, vector in zip(averages, vectors, strict=True):
-                    average.lerp_(vector, 1 - recipe.average)
-        mean_loss = losses.item() / epoch_steps
-        trained = time.perf_counter() - began
-
-        write_adapter(target, student.adapter(*averages, recipe, base_sha256))
-        logits = packed_logits(stored_weights(target), profile.architecture, dev_windows, device)
+        loss = training.epoch(index)
+        seconds = time.perf_counter() - began
+        if not math.isfinite(loss):
+            raise UserError("the loss is no longer finite; lower --learning-rate")
+        write_adapter(target, training.adapter(base.sha256))
+        logits = packed_logits(base.merged(target), base.architecture, dev_windows, device)
         result = score(dev_set.questions, answer_texts(dev_set.questions, dev_windows, *logits))
-        history.append({"loss": mean_loss, "seconds": trained, **asdict(result)})
+        history.append({"loss": loss, "seconds": seconds, **asdict(result)})
         print(
-            f"epoch {epoch}/{recipe.epochs}: loss {mean_loss:.4f}, "
-            f"EM {result.exact_match:.2f}, F1 {result.f1:.2f}, "
-            f"{trained:.1f} s training, {time.perf_counter() - began - trained:.1f} s scoring",
+            f"epoch {index + 1}/{recipe.epochs}: loss {loss:.4f}, EM {result.exact_match:.2f}, "
+            f"F1 {result.f1:.2f}, {seconds:.1f} s",
             flush=True,
         )
 
     record = {
         "recipe": asdict(recipe),
-        "windows": {"cut": len(windows), "trained_on": len(rows)},
-        "trained_parameters": sum(vector.numel() for vector in vectors),
+        "questions": {"train": len(train_set.questions), "dev": len(dev_set.questions)},
+        "windows": {"cut": len(windows), "trained_on": len(training.rows)},
+        "trained_parameters": training.low_rank.numel() + training.direct.numel(),
         "sha256": {
             "adapter": sha256_file(target),
-            "base": base_sha256,
+            "base": base.sha256,
             "vocab": sha256_file(arguments.vocab),
             "train": train_set.sha256,
             "dev": dev_set.sha256,
             "teachers": [sha256_file(path) for path in arguments.teachers],
         },
-        "questions": {"train": len(train_set.questions), "dev": len(dev_set.questions)},
         "environment": {
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
             "python": platform.python_version(),
@@ -440,7 +489,8 @@ def train(arguments: argparse.Namespace, recipe: Recipe) -> None:
     write_atomic(arguments.out / "training.json", to_json(record))
 
 
-def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
+def parse_arguments() -> argparse.Namespace:
+    """The command line: files, and one option for each field of the recipe."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -461,21 +511,26 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
     for field in fields(Recipe):
         option = "--" + field.name.replace("_", "-")
         parser.add_argument(option, type=type(field.default), default=field.default, help="recipe")
-    arguments = parser.parse_args()
-    return arguments, Recipe(
-        **{field.name: getattr(arguments, field.name) for field in fields(Recipe)}
-    )
+    return parser.parse_args()
 
 
 def main() -> int:
-    arguments, recipe = parse_arguments()
+    """Train as the command line says; returns the exit code."""
+    arguments = parse_arguments()
     try:
+        recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
         if arguments.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("no CUDA device is visible to PyTorch; give --device cpu to try it out")
+            raise UserError("PyTorch sees no CUDA device; give --device cpu for a trial")
         train(arguments, recipe)
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"error: {one_line(error)}; check the path and free space", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the adapter of the last whole epoch is kept", file=sys.stderr)
+        return INTERRUPTED
     return OK
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from test_report import HOSTILE, QUESTIONS, write_dataset, write_run
+from run_builders import HOSTILE, QUESTIONS, write_dataset, write_run
 
 from harness.compare import Difference, compare, find_run, show
 from harness.errors import UserError
@@ -118,7 +118,7 @@ def test_finding_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (str(folder), "results/p/a", "results/p/a/", "p/a"):
         assert find_run("A", value, results, tmp_path) == folder
     for nothing in (None, ""):
-        with pytest.raises(UserError, match="A is not set.*p/a"):
+        with pytest.raises(UserError, match=r"A is not set.*p/a"):
             find_run("A", nothing, results, tmp_path)
     with pytest.raises(UserError, match=r"B 'p/b' holds no run\.json.*p/a"):
         find_run("B", "p/b", results, tmp_path)

@@ -111,7 +111,8 @@ def _best_spans(
         context = windows.context_starts[rows, None]
         # The last token is [SEP]: passage tokens lie between the question and it.
         count = windows.lengths[rows, None] - 1 - context
-        column = np.arange(int(count.max()) if len(count) else 0)
+        # At least one column: an empty passage has no token, and then no span.
+        column = np.arange(max(1, int(count.max())))
         inside = column < count
         index = np.where(inside, begins[rows, None] + context + column, 0)
         start_top = _top(np.where(inside, start_logits[index], -np.inf), n_best)

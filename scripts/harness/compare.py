@@ -14,10 +14,10 @@ from rich.text import Text
 
 from .errors import UserError, one_line
 from .paths import RESULTS, ROOT, shown
-from .report import NOTHING, Run, read
+from .results import NOTHING, RunSummary, read_questions, read_summary
 from .run import PREDICTIONS, RUN, read_predictions
 from .scoring import exact_match
-from .squad import Question, read_dataset
+from .squad import Question
 
 COLUMNS = 80
 _SHOWN_ANSWERS = 20
@@ -48,8 +48,8 @@ class Difference:
     B's value; `remarks` limit what the numbers say.
     """
 
-    a: Run
-    b: Run
+    a: RunSummary
+    b: RunSummary
     questions: int
     answers: list[Change]
     environment: dict[str, tuple[str, str]]
@@ -76,7 +76,7 @@ def compare(first: Path, second: Path, root: Path = ROOT) -> Difference:
 
     Raises UserError when one cannot be read and when they answer different questions.
     """
-    a, b = read(first), read(second)
+    a, b = read_summary(first), read_summary(second)
     ours, theirs = (read_predictions(folder / PREDICTIONS) for folder in (first, second))
     if ours.keys() != theirs.keys():
         raise UserError(
@@ -95,18 +95,13 @@ def compare(first: Path, second: Path, root: Path = ROOT) -> Difference:
     return Difference(a, b, len(ours), answers, _environment(a, b), remarks)
 
 
-def _questions(run: Run, root: Path, remarks: list[str]) -> dict[str, Question]:
+def _questions(run: RunSummary, root: Path, remarks: list[str]) -> dict[str, Question]:
     """The run's questions by id; none, with a remark, where its dataset is not at hand."""
-    entry = run.record["dataset"]
     try:
-        dataset = read_dataset(root / entry["path"])
-    except (UserError, ValueError) as error:
+        return read_questions(run, root)
+    except UserError as error:
         remarks.append(f"which answer is right is unknown: {error}")
         return {}
-    if dataset.sha256 != entry["sha256"]:
-        remarks.append(f"which answer is right is unknown: {entry['path']} has changed")
-        return {}
-    return {question.id: question for question in dataset.questions}
 
 
 def _right(question: Question | None, a: str, b: str) -> str | None:
@@ -120,7 +115,7 @@ def _right(question: Question | None, a: str, b: str) -> str | None:
     return "A" if a_right else "B"
 
 
-def _environment(a: Run, b: Run) -> dict[str, tuple[str, str]]:
+def _environment(a: RunSummary, b: RunSummary) -> dict[str, tuple[str, str]]:
     paths = [path for path in {**a.leaves, **b.leaves} if not path.startswith(_NOT_COMPARED)]
     pairs = {path: (a.leaves.get(path, NOTHING), b.leaves.get(path, NOTHING)) for path in paths}
     return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
@@ -172,7 +167,7 @@ def _grid(*columns: tuple[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _numbers(a: Run, b: Run) -> Table:
+def _numbers(a: RunSummary, b: RunSummary) -> Table:
     right: dict[str, Any] = {"justify": "right"}
     table = _grid(("", {}), ("A", right), ("B", right), ("B - A", right))
     for label, key in _SCORES.items():

@@ -112,7 +112,7 @@ def read_path(env: Mapping[str, str], name: str) -> Path | None:
     value = env.get(name) or None
     if value is None:
         return None
-    path = Path(value).expanduser()
+    path = Path(value)
     if not path.is_file():
         raise UserError(f"{name} {value!r} is no file; check the path")
     return path.resolve()
@@ -137,4 +137,4 @@ def _number(env: Mapping[str, str], name: str, least: int, most: int) -> int | N
 
 def asset_lock_path(env: Mapping[str, str]) -> Path:
     """The lock file that pins assets without a published hash (ASSET_LOCK)."""
-    return Path(env.get("ASSET_LOCK") or ASSET_LOCK).expanduser().resolve()
+    return Path(env.get("ASSET_LOCK") or ASSET_LOCK).resolve()

@@ -70,5 +70,5 @@ def read_predictions(path: Path) -> dict[str, str]:
     if not isinstance(predictions, dict) or not all(
         isinstance(text, str) for text in predictions.values()
     ):
-        raise UserError(f"{path} is no map from question ids to texts; check PREDICTIONS")
+        raise UserError(f"{path} is no map from question ids to texts; check the file")
     return predictions

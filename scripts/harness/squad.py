@@ -97,4 +97,7 @@ def _questions(document: Any) -> list[Question]:
 def _string(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{what} is not a text")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        # JSON can spell half a character; no file can hold it as UTF-8.
+        raise ValueError(f"{what} holds half of a surrogate pair")
     return value

@@ -69,7 +69,8 @@ def _cell(value: str | float | None) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+    # Six digits: a cosine of 0.99998 must not read as 1.
+    return f"{value:.6g}"
 
 
 def _count(checks: list[Check]) -> str:

@@ -19,7 +19,7 @@ from .answers import answer_texts
 from .batches import plan_batches
 from .crosscheck import compare
 from .errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, one_line
-from .files import read_json
+from .files import read_json, sha256_file
 from .golden import Golden, load_golden
 from .measure import NOISE_SPREAD, summarize
 from .options import Options
@@ -30,6 +30,7 @@ from .run import (
     LOGITS,
     METRICS,
     PREDICTIONS,
+    RUN,
     TIMINGS,
     Logits,
     read_logits,
@@ -58,9 +59,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All checks of one run, `run` being its folder."""
+    """All checks of one run: `run` is its folder, `run_sha256` the hash of its run.json."""
 
     run: str
+    run_sha256: str
     checks: list[Check]
 
     @property
@@ -78,6 +80,7 @@ class Verdict:
         """The verdict as verify.json holds it."""
         return {
             "run": self.run,
+            "run_sha256": self.run_sha256,
             "status": self.status,
             "checks": [asdict(check) for check in self.checks],
         }
@@ -92,6 +95,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     golden = load_golden(options.profile.name, options.precision)
     folder = options.run_folder
     run = read_run(folder)
+    identity = (shown(folder), sha256_file(folder / RUN))
     checks = [_golden_committed(golden)]
     checks += [_guard("run's options", lambda: _options(options, run))]
     checks += [_guard("files unchanged", lambda: _files(folder, run))]
@@ -104,7 +108,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
         timings = _object(folder / TIMINGS)
         logits = read_logits(folder / LOGITS)
     except UserError as error:
-        return Verdict(shown(folder), [*checks, _failed("run's files", error)])
+        return Verdict(*identity, [*checks, _failed("run's files", error)])
     windows = cut_windows(dataset.questions, load_tokenizer(vocab), options.profile.windows)
     checks += [_guard("all questions answered", lambda: _questions(dataset, predictions))]
     checks += [
@@ -116,7 +120,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     checks += [_guard("timings plausible", lambda: _timings(timings, run, windows, options))]
     checks += [_guard("QPS", lambda: _qps(golden, run, options, timings))]
     checks += _crosscheck(golden, options, dataset, windows, logits)
-    return Verdict(shown(folder), checks)
+    return Verdict(*identity, checks)
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:

@@ -1,0 +1,60 @@
+"""All of SQuAD dev against transformers itself; needs requirements-train.txt and ../shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers_model
+from harness.assets import AssetStore
+from test_reference_logits import merged
+
+from harness.answers import answer_texts
+from harness.backends.ort import OrtSession
+from harness.batches import assemble, plan_batches, scatter
+from harness.graph import build_graph, save_graph
+from harness.measure import run_windows
+from harness.profile import load_profile
+from harness.scoring import score
+from harness.squad import read_dataset
+from harness.weights import Weights
+from harness.windows import cut_windows, load_tokenizer
+
+__all__ = ["merged"]
+
+DEV = Path(__file__).parents[2] / "shared" / "squad" / "dev-v1.1.pages.json.gz"
+
+
+@pytest.mark.full
+def test_scores_on_dev_equal_those_of_transformers(
+    assets: AssetStore, merged: Weights, vocab: Path, tmp_path: Path
+) -> None:
+    profile = load_profile("minilm-squad")
+    questions = read_dataset(DEV).questions
+    windows = cut_windows(questions, load_tokenizer(vocab), profile.windows)
+
+    theirs = transformers_model.model(merged, profile.architecture)
+    start, end = np.zeros((2, len(windows.tokens)), dtype=np.float32)
+    for rows in plan_batches(windows.lengths, 32):
+        batch = assemble(windows, rows)
+        encoded = {
+            "input_ids": batch.input_ids.astype(np.int64),
+            "token_type_ids": batch.segment_ids.astype(np.int64),
+            "attention_mask": batch.input_mask.astype(np.int64),
+        }
+        found = transformers_model.logits(theirs, encoded)
+        scatter(windows, batch, found[0], start)
+        scatter(windows, batch, found[1], end)
+    their_score = score(questions, answer_texts(questions, windows, start, end))
+
+    path = tmp_path / "model.onnx"
+    save_graph(build_graph(merged, profile.architecture, "fp32"), path)
+    ours = run_windows(OrtSession(path, optimized=True), windows, 32, "dev")
+    our_score = score(questions, answer_texts(questions, windows, ours[0], ours[1]))
+
+    assert np.abs(ours[0] - start).max() <= 1e-3
+    assert abs(our_score.exact_match - their_score.exact_match) <= 0.05
+    assert abs(our_score.f1 - their_score.f1) <= 0.05
+    assert our_score.exact_match >= 74.0
+    assert our_score.f1 >= 83.0

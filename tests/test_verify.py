@@ -1,0 +1,270 @@
+"""Verify fails on whatever has been altered, with one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Checkout
+from junitparser import JUnitXml
+
+from harness.files import sha256_file
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    """Replace the JSON value in `path` by what `change` makes of it."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    changed = change(document)
+    path.write_text(
+        json.dumps(document if changed is None else changed, ensure_ascii=False), encoding="utf-8"
+    )
+
+
+def sign(run: Path, name: str) -> None:
+    """Record the altered file's hash in run.json, as a slightly cleverer forger would."""
+    edit(run / "run.json", lambda r: r["files"].__setitem__(name, sha256_file(run / name)))
+
+
+def alter_answer(run: Path) -> None:
+    edit(run / "predictions.json", lambda p: p.update({next(iter(p)): "altered"}))
+
+
+def alter_answer_signed(run: Path) -> None:
+    alter_answer(run)
+    sign(run, "predictions.json")
+
+
+def drop_question(run: Path) -> None:
+    edit(run / "predictions.json", lambda p: p.pop(next(iter(p))))
+    sign(run, "predictions.json")
+
+
+def add_question(run: Path) -> None:
+    edit(run / "predictions.json", lambda p: p.update({"another": "x"}))
+    sign(run, "predictions.json")
+
+
+def better_metrics(run: Path) -> None:
+    edit(run / "metrics.json", lambda m: m.update({"f1": m["f1"] + 1}))
+    sign(run, "metrics.json")
+
+
+def better_qps(run: Path) -> None:
+    edit(run / "metrics.json", lambda m: m.update({"qps": m["qps"] * 1.01}))
+    sign(run, "metrics.json")
+
+
+def faster_timings(run: Path) -> None:
+    edit(
+        run / "timings.json",
+        lambda t: t.update({"seconds": [[s / 2 for s in r] for r in t["seconds"]]}),
+    )
+    sign(run, "timings.json")
+
+
+def impossible_timings(run: Path) -> None:
+    edit(
+        run / "timings.json",
+        lambda t: t.update({"wall_seconds": [s / 1e3 for s in t["wall_seconds"]]}),
+    )
+    sign(run, "timings.json")
+
+
+def fewer_repeats(run: Path) -> None:
+    def one(timings: dict[str, Any]) -> None:
+        timings["seconds"] = timings["seconds"][:1]
+        timings["wall_seconds"] = timings["wall_seconds"][:1]
+
+    edit(run / "timings.json", one)
+    sign(run, "timings.json")
+
+
+def nan_logit(run: Path) -> None:
+    with np.load(run / "logits.npz") as arrays:
+        found = dict(arrays)
+    found["start"][5] = np.nan
+    np.savez(run / "logits.npz", **found)
+    sign(run, "logits.npz")
+
+
+def truncated_logits(run: Path) -> None:
+    data = (run / "logits.npz").read_bytes()
+    (run / "logits.npz").write_bytes(data[: len(data) // 2])
+    sign(run, "logits.npz")
+
+
+def no_timings(run: Path) -> None:
+    (run / "timings.json").unlink()
+
+
+def posed_as_full(run: Path) -> None:
+    edit(run / "run.json", lambda r: r["options"].update({"limit": 3}))
+
+
+def other_profile(run: Path) -> None:
+    edit(run / "run.json", lambda r: r.update({"profile_sha256": "0" * 64}))
+
+
+def no_crosscheck(run: Path) -> None:
+    (run / "crosscheck.json").unlink()
+
+
+def slim_run(run: Path) -> None:
+    edit(run / "run.json", lambda r: {"options": r["options"]})
+
+
+TAMPERS = {
+    alter_answer: "predictions.json has changed",
+    alter_answer_signed: "1 answers differ",
+    drop_question: "1 without an answer",
+    add_question: "1 answers to no question",
+    better_metrics: "f1 is",
+    better_qps: "qps is",
+    faster_timings: "qps is",
+    impossible_timings: "batches took longer than their repeat",
+    fewer_repeats: "fewer than 5 repeats",
+    nan_logit: "NaN or infinite",
+    truncated_logits: "logits.npz cannot be read",
+    no_timings: "timings.json",
+    posed_as_full: "run was made with limit 3",
+    other_profile: "profile has changed since the run",
+    no_crosscheck: "crosscheck.json does not exist",
+    slim_run: "missing 'profile_sha256'",
+}
+
+
+@pytest.fixture
+def run(checkout: Checkout, tmp_path: Path) -> Iterator[Path]:
+    """The run's folder, put back as it was afterwards."""
+    kept = tmp_path / "kept"
+    shutil.copytree(checkout.run, kept)
+    folder = checkout.run
+    yield folder
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+
+
+def test_the_untouched_run_passes(checkout: Checkout) -> None:
+    done = checkout.script("verify.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = json.loads((checkout.root / "results/verify.json").read_text(encoding="utf-8"))
+    assert verdict["status"] == "pass"
+    keys = {"name", "expected", "actual", "limit", "status", "golden"}
+    assert all(keys <= check.keys() for check in verdict["checks"])
+    # The shell of a table must fit a terminal of 80 columns.
+    assert max(map(len, done.stdout.split("unpromised:")[0].splitlines())) <= 80
+
+
+@pytest.mark.parametrize("tamper", TAMPERS, ids=lambda tamper: tamper.__name__)
+def test_altered_results_fail(
+    checkout: Checkout, run: Path, tamper: Callable[[Path], None]
+) -> None:
+    tamper(run)
+    done = checkout.script("verify.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert TAMPERS[tamper] in done.stdout
+    suites = JUnitXml.fromfile(str(checkout.root / "results/verify.xml"))
+    assert suites.failures >= 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "engine"])
+def test_a_replaced_graph_or_engine_fails(checkout: Checkout, kind: str) -> None:
+    recorded = json.loads((checkout.run / "run.json").read_text(encoding="utf-8"))
+    path = checkout.root / recorded[kind]["path"]
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(data)
+    assert done.returncode == 1
+    assert f"{path.name} has changed since it was made" in done.stdout
+
+
+def test_no_limits_for_the_dataset_fails(checkout: Checkout, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    edit_source = json.loads(checkout.dataset.read_text(encoding="utf-8"))
+    edit_source["data"] = edit_source["data"][:1]
+    other.write_text(json.dumps(edit_source), encoding="utf-8")
+    done = checkout.make("verify", "PROFILE=minilm-sample", f"DATASET={other}")
+    assert done.returncode == 2, done.stdout
+    assert "no accuracy limits hold for other.json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda g: g.update({"surprise": 1}), "'surprise' was unexpected"),
+        (lambda g: g.pop("accuracy"), "'accuracy' is a required property"),
+        (lambda g: g["accuracy"]["f1"].update({"value": "high"}), "accuracy/f1/value"),
+        (lambda g: g.update({"precision": "fp16"}), "another profile or precision"),
+    ],
+)
+def test_a_malformed_golden_file_is_reported_as_such(
+    checkout: Checkout, change: Callable[[Any], Any], expected: str
+) -> None:
+    path = checkout.root / "golden/minilm-sample/fp32.json"
+    kept = path.read_bytes()
+    edit(path, lambda g: (change(g), g)[1])
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: golden file golden/minilm-sample/fp32.json")
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+def test_an_uncommitted_golden_file_fails(checkout: Checkout) -> None:
+    path = checkout.root / "golden/minilm-sample/fp32.json"
+    kept = path.read_bytes()
+    edit(path, lambda g: g["accuracy"]["f1"].update({"allowed_loss": 50}))
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 1
+    assert "fp32.json differs from the commit" in done.stdout
+
+
+def test_lost_accuracy_fails(checkout: Checkout) -> None:
+    path = checkout.root / "golden/minilm-sample/fp32.json"
+    kept = path.read_bytes()
+    edit(path, lambda g: g["accuracy"]["f1"].update({"value": 100, "allowed_loss": 0}))
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 1
+    assert "is under the limit 100" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("relative", "text", "expected"),
+    [
+        ("configs/profiles/minilm-sample.yaml", "description: [", "cannot be read"),
+        ("configs/profiles/minilm-sample.yaml", "description: x", "is malformed"),
+        ("tiny Sätze.json", "{", "is not valid JSON"),
+        ("tiny Sätze.json", '{"data": [{"paragraphs": 3}]}', "is not SQuAD v1.1"),
+    ],
+)
+def test_malformed_inputs_are_reported_as_such(
+    checkout: Checkout, relative: str, text: str, expected: str
+) -> None:
+    path = checkout.root / relative
+    kept = path.read_bytes()
+    path.write_text(text, encoding="utf-8")
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert expected in done.stderr or "holds no run.json" in done.stderr
