@@ -22,7 +22,7 @@ PY := $(VENV)/bin/python
 GOALS := $(or $(MAKECMDGOALS),help)
 
 # What the stages' files are called depends on the variables. Python knows the rules, so it
-# writes them down as variables (RUN, ASSETS, ONNX, ENGINE, ...) for this one make process.
+# writes them down as variables (RUN, MODEL, ONNX, ENGINE, ...) for this one make process.
 PLANNED := all assets onnx engine infer crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
@@ -51,7 +51,7 @@ all: crosscheck ## assets, onnx, engine, infer, crosscheck, verify, report
 	then $(PY) scripts/report.py || code=2; fi; \
 	$(PY) scripts/suggest.py; exit $$code
 
-assets: $(ASSETS) ## get model, vocabulary and dataset, checked by hash
+assets: $(MODEL) $(DATA) ## get model, vocabulary and dataset, checked by hash
 onnx: $(ONNX) ## write the ONNX graph from the weights
 engine: $(ENGINE) ## build the backend's engine
 infer: $(RUN)/run.json ## run the dataset through the engine, timed
@@ -70,17 +70,23 @@ LIBRARY := $(wildcard scripts/harness/*.py scripts/harness/backends/*.py)
 PROFILE_FILE := $(if $(PROFILE),configs/profiles/$(PROFILE).yaml)
 
 ifneq ($(RUN),)
-$(ASSETS): configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
-	@$(PY) scripts/fetch_assets.py
+FETCHED_BY := configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
+$(MODEL): $(FETCHED_BY)
+	@FETCH=model $(PY) scripts/fetch_assets.py
 
-$(ONNX): $(ASSETS) scripts/export_onnx.py \
+ifneq ($(DATA),)
+$(DATA): $(FETCHED_BY)
+	@FETCH=dataset $(PY) scripts/fetch_assets.py
+endif
+
+$(ONNX): $(MODEL) scripts/export_onnx.py \
     $(addprefix scripts/harness/,graph.py weights.py torch_checkpoint.py adapter.py)
 	@$(PY) scripts/export_onnx.py
 
 $(ENGINE): $(ONNX) scripts/build_engine.py $(wildcard scripts/harness/backends/*.py)
 	@$(PY) scripts/build_engine.py
 
-$(RUN)/run.json: $(ENGINE) $(ASSETS) $(PROFILE_FILE) $(LIBRARY) scripts/infer.py
+$(RUN)/run.json: $(ENGINE) $(MODEL) $(DATA) $(PROFILE_FILE) $(LIBRARY) scripts/infer.py
 	@$(PY) scripts/infer.py
 
 $(RUN)/crosscheck.json: $(RUN)/run.json scripts/crosscheck.py
@@ -103,8 +109,8 @@ ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for t
 test: lint ## ruff, mypy and the tests, in minutes
 	@$(PY) -m pytest -q -m "not full" tests
 
-test-full: lint $(VENV)/.ready-train ## all tests, slow and large ones included
-	@.venv-train/bin/python -m pytest -q tests
+test-full: lint $(VENV)/.ready-full ## all tests, slow and large ones included
+	@.venv-full/bin/python -m pytest -q tests
 
 lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m ruff check scripts tests
@@ -116,7 +122,7 @@ clean: ## remove built files and runs; keep downloads and the venv
 	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
-	@rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build $(VENV) .venv-full .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.ready: requirements.txt scripts/make_venv.py
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt
@@ -125,8 +131,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt requirements-dev.txt
 
 # torch and transformers stay out of the venv that `make all` runs in.
-$(VENV)/.ready-train: $(VENV)/.ready-dev requirements-train.txt
-	@sh scripts/make_venv.sh .venv-train $@ requirements.txt requirements-dev.txt requirements-train.txt
+$(VENV)/.ready-full: $(VENV)/.ready-dev requirements-full.txt
+	@sh scripts/make_venv.sh .venv-full $@ requirements.txt requirements-dev.txt requirements-full.txt
 
 ## Variables (make TARGET NAME=value)
 # PROFILE       what is reproduced: a name in configs/profiles; default: see `make doctor`

@@ -1,6 +1,10 @@
-"""Get every asset the profile needs, checked by hash, into the cache."""
+"""Get the assets the profile needs, checked by hash, into the cache.
+
+FETCH=model or FETCH=dataset gets only these: the graph does not depend on the dataset.
+"""
 
 import os
+from pathlib import Path
 
 from harness.assets import AssetStore
 from harness.errors import OK, run_command
@@ -8,6 +12,9 @@ from harness.manifest import load_manifest
 from harness.options import asset_lock_path, read_flag, read_options
 from harness.paths import ASSET_CACHE, MANIFEST, ROOT, shown
 from harness.records import records_of, write_record
+
+MODEL_ROLES = ("weights", "adapter", "vocab")
+DATASET_ROLES = ("dataset",)
 
 
 def main() -> int:
@@ -20,15 +27,26 @@ def main() -> int:
         offline=read_flag(os.environ, "OFFLINE"),
         mirror=os.environ.get("ASSET_MIRROR") or None,
     )
-    record = {}
-    for role, name in options.profile.assets.items():
-        if role == "dataset" and options.dataset is not None:
-            continue
-        got = store.obtain(name)
-        record[role] = {"path": shown(got.path), "sha256": got.sha256, "source": got.source}
-    write_record(records_of(options).assets, record)
-    print(f"assets: {', '.join(record)} at hand and checked")
+    records = records_of(options)
+    kind = os.environ.get("FETCH") or "all"
+    if kind != "dataset":
+        fetch(store, options.profile.assets, MODEL_ROLES, records.model)
+    if kind != "model" and records.dataset is not None:
+        fetch(store, options.profile.assets, DATASET_ROLES, records.dataset)
     return OK
+
+
+def fetch(
+    store: AssetStore, assets: dict[str, str], roles: tuple[str, ...], record_file: Path
+) -> None:
+    """Obtain the assets that play `roles` and record them."""
+    record = {}
+    for role in roles:
+        if role in assets:
+            got = store.obtain(assets[role])
+            record[role] = {"path": shown(got.path), "sha256": got.sha256, "source": got.source}
+    write_record(record_file, record)
+    print(f"assets: {', '.join(record)} at hand and checked")
 
 
 run_command(main, __doc__)

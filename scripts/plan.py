@@ -28,7 +28,8 @@ def main() -> int:
         "override BACKEND": options.backend.name,
         "export DEFAULTED": "1" if defaulted else "",
         "RUN": shown(options.run_folder),
-        "ASSETS": shown(records.assets),
+        "MODEL": shown(records.model),
+        "DATA": "" if records.dataset is None else shown(records.dataset),
         "ONNX": shown(records.onnx),
         "ENGINE": shown(records.engine),
     }

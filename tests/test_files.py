@@ -167,13 +167,13 @@ def test_bad_json_is_an_error_of_one_line(tmp_path: Path, text: str) -> None:
         pytest.skip("this Python reads integers of any length")
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="golden file .*bad.json is not valid JSON") as caught:
+    with pytest.raises(UserError, match=r"golden file .*bad\.json is not valid JSON") as caught:
         read_json(path, "golden file")
     assert "\n" not in str(caught.value)
 
 
 def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run record .*gone.json does not exist"):
+    with pytest.raises(UserError, match=r"run record .*gone\.json does not exist"):
         read_json(tmp_path / "gone.json", "run record")
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path, "run record")

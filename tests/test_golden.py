@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+
 from harness import golden, paths, provenance
 from harness.errors import UserError
 from harness.golden import Golden, Promise, load_golden
 from harness.profile import load_profile
-from jsonschema import Draft202012Validator
 
 WHY = {"source": "measured", "derivation": "by hand"}
 CROSSCHECK = {
@@ -88,9 +89,7 @@ def write(root: Path, document: Any, profile: str = "minilm-sample") -> Path:
 
 def git(folder: Path, *words: str) -> None:
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-    subprocess.run(
-        ["git", "-C", str(folder), *identity, *words], check=True, capture_output=True
-    )
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
 
 
 def commit(folder: Path) -> None:
@@ -178,7 +177,9 @@ def refused(root: Path, document: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "way", [w for w in objects_in(DOCUMENT) if w != ("backends",)], ids=lambda w: "/".join(map(str, w))
+    "way",
+    [w for w in objects_in(DOCUMENT) if w != ("backends",)],
+    ids=lambda w: "/".join(map(str, w)),
 )
 def test_unknown_key_is_an_error_anywhere(root: Path, way: tuple[str | int, ...]) -> None:
     document = copy.deepcopy(DOCUMENT)

@@ -198,7 +198,7 @@ def test_flag_is_1_or_0(value: str, expected: bool) -> None:
 
 @pytest.mark.parametrize("value", ["yes", "true", "2", " 1", "１"])
 def test_other_flags_are_errors(value: str) -> None:
-    with pytest.raises(UserError, match="OFFLINE is .*; it is 1 or 0"):
+    with pytest.raises(UserError, match=r"OFFLINE is .*; it is 1 or 0"):
         read_flag({"OFFLINE": value}, "OFFLINE")
     assert read_flag({}, "OFFLINE") is False
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from harness.errors import UserError
 from harness.run import Logits, read_logits, read_predictions, read_run, write_logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import oracles
@@ -112,7 +113,7 @@ def test_squad_dev_scores_as_the_official_scorer_does() -> None:
     assert score(questions, {q.id: q.answers[0] for q in questions}).exact_match == 100
     # Answers of all qualities: right, cut short, too long, of another question, missing.
     predictions = {}
-    for index, (asked, other) in enumerate(zip(questions, questions[1:], strict=False)):
+    for index, (asked, other) in enumerate(pairwise(questions)):
         texts = (
             asked.answers[-1],
             asked.answers[0][:7],

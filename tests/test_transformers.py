@@ -1,4 +1,4 @@
-"""All of SQuAD dev against transformers itself; needs requirements-train.txt and ../shared."""
+"""All of SQuAD dev against transformers itself; needs requirements-full.txt and ../shared."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Run as a script, it writes tests/data/reference_logits.npz, which `make test` compares with:
 
-    .venv-train/bin/python tests/transformers_model.py
+    .venv-full/bin/python tests/transformers_model.py
 """
 
 from __future__ import annotations

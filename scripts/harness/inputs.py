@@ -19,8 +19,12 @@ class Inputs:
 
     @classmethod
     def of(cls, options: Options) -> Inputs:
-        """Read the assets' record; UserError if `make assets` has not been run."""
-        return cls(options, read_record(records_of(options).assets, "assets"))
+        """Read the assets' records; UserError if `make assets` has not been run."""
+        records = records_of(options)
+        assets = read_record(records.model, "assets")
+        if records.dataset is not None:
+            assets.update(read_record(records.dataset, "assets"))
+        return cls(options, assets)
 
     def asset(self, role: str) -> MadeFile:
         """The asset with this role: weights, adapter, vocab or dataset."""

@@ -91,7 +91,7 @@ def claim_checkout(record: Path, make_pid: int, patience_seconds: float = 6 * 36
 
 
 def _start_time(pid: int) -> str:
-    """A process's start in clock ticks since boot, "" if there is no such process.
+    """A process's start in clock ticks since boot, "" if there is no such process any more.
 
     Field 22 of /proc/<pid>/stat (proc(5)); together with the number it names a process even
     after the number has been used again.
@@ -101,7 +101,9 @@ def _start_time(pid: int) -> str:
     except OSError:
         return ""
     # The command's name stands in parentheses and may hold spaces: count after the last one.
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    # A zombie has ended; only its parent has not asked yet how.
+    return "" if fields[0] in ("Z", "X") else fields[19]
 
 
 def _lives(owner: str) -> bool:

@@ -55,9 +55,13 @@ class MadeFile:
 
 @dataclass(frozen=True)
 class Records:
-    """Paths of the records that one invocation's stages write."""
+    """Paths of the records that one invocation's stages write.
 
-    assets: Path
+    `dataset` is None where DATASET replaces the profile's own, which need not be had then.
+    """
+
+    model: Path
+    dataset: Path | None
     onnx: Path
     engine: Path
 
@@ -65,14 +69,15 @@ class Records:
 def records_of(options: Options) -> Records:
     """Where the stages of `options` keep their records."""
     folder = BUILD / "records" / options.profile.name
-    # With DATASET the profile's own dataset need not be had.
-    assets = "assets" if options.dataset is None else "assets-without-dataset"
     graph = options.backend.graph_precision(options.precision)
     engine = f"engine-{options.backend.name}-{options.precision}"
     if options.backend.engine_needs_batch:
         engine += f"-batch{options.batch}-device{options.device}"
     return Records(
-        folder / f"{assets}.json", folder / f"onnx-{graph}.json", folder / f"{engine}.json"
+        folder / "model.json",
+        folder / "dataset.json" if options.dataset is None else None,
+        folder / f"onnx-{graph}.json",
+        folder / f"{engine}.json",
     )
 
 
@@ -91,10 +96,10 @@ def read_record(path: Path, target: str) -> dict[str, Any]:
 
 def drop_stale(records: Records) -> None:
     """Remove records that name files which are gone, so that make runs their stages again."""
-    for path in (records.assets, records.onnx, records.engine):
-        if not path.is_file():
+    for path in (records.model, records.dataset, records.onnx, records.engine):
+        if path is None or not path.is_file():
             continue
         entries = read_json(path, "record")
-        made = entries.values() if path == records.assets else [entries["file"]]
+        made = entries.values() if path in (records.model, records.dataset) else [entries["file"]]
         if not all((ROOT / entry["path"]).is_file() for entry in made):
             path.unlink()
