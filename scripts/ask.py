@@ -22,8 +22,8 @@ from harness.windows import WindowOptions, cut_windows, load_tokenizer
 
 def main() -> int:
     options = read_options()
-    inputs = Inputs.of(options)
-    tokenizer = load_tokenizer(inputs.asset("vocab").checked("assets"))
+    inputs = Inputs(options)
+    tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))
     engine = MadeFile.from_json(read_record(records_of(options).engine, "engine")["file"])
     passage = read_passage()
     session = options.backend.load(engine.checked("engine"), options.engine)

@@ -16,10 +16,10 @@ from harness.windows import cut_windows, load_tokenizer
 
 def main() -> int:
     options = read_options()
-    inputs = Inputs.of(options)
+    inputs = Inputs(options)
     folder = options.run_folder
     run = read_run(folder)
-    vocab = inputs.asset("vocab")
+    vocab = inputs.file("vocab")
     dataset = inputs.dataset
     windows = cut_windows(
         dataset.questions, load_tokenizer(vocab.checked("assets")), options.profile.windows

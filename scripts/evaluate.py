@@ -16,7 +16,7 @@ def main() -> int:
     if predictions_file is None:
         options = read_options()
         predictions_file = options.run_folder / PREDICTIONS
-        dataset = Inputs.of(options).dataset
+        dataset = Inputs(options).dataset
     else:
         dataset_file = read_path(os.environ, "DATASET")
         if dataset_file is None:

@@ -18,10 +18,10 @@ from harness.weights import Weights, check_weights, read_weights
 
 def export(inputs: Inputs, precision: Precision) -> Path:
     """The graph's file, written unless one made from the same things is there."""
-    profile, base = inputs.options.profile, inputs.asset("weights")
+    profile, base = inputs.options.profile, inputs.file("weights")
     made_from = {
         "weights": base.sha256,
-        "adapter": inputs.assets["adapter"]["sha256"] if "adapter" in inputs.assets else None,
+        "adapter": inputs.model["adapter"]["sha256"] if "adapter" in inputs.model else None,
         "architecture": asdict(profile.architecture),
         "precision": precision,
         # The graph's author is an input too: another graph.py may write another graph.
@@ -37,10 +37,10 @@ def export(inputs: Inputs, precision: Precision) -> Path:
 
 def merged_weights(inputs: Inputs) -> Weights:
     """The model's weights, the adapter merged where the profile has one."""
-    base = inputs.asset("weights")
+    base = inputs.file("weights")
     weights = read_weights(base.checked("assets"))
-    if "adapter" in inputs.assets:
-        adapter = read_adapter(inputs.asset("adapter").checked("assets"))
+    if "adapter" in inputs.model:
+        adapter = read_adapter(inputs.file("adapter").checked("assets"))
         weights = merge_adapter(weights, adapter, base_sha256=base.sha256)
     check_weights(weights, inputs.options.profile.architecture, qa_head=True)
     return weights
@@ -48,10 +48,10 @@ def merged_weights(inputs: Inputs) -> Weights:
 
 def main() -> int:
     options = read_options()
-    inputs = Inputs.of(options)
+    inputs = Inputs(options)
     precision = cast(Precision, options.backend.graph_precision(options.precision))
     path = export(inputs, precision)
-    weights = inputs.asset("weights")
+    weights = inputs.file("weights")
     # A checkpoint that is an ONNX graph is its own reference: that tests our graph as well.
     reference = weights.path if weights.path.suffix == ".onnx" else export(inputs, "fp32")
     record = {"file": MadeFile.of(path).as_json(), "reference": MadeFile.of(reference).as_json()}

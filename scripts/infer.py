@@ -21,10 +21,10 @@ from harness.windows import load_tokenizer
 
 def main() -> int:
     options = read_options()
-    inputs = Inputs.of(options)
+    inputs = Inputs(options)
     engine = read_record(records_of(options).engine, "engine")
     dataset = inputs.dataset
-    tokenizer = load_tokenizer(inputs.asset("vocab").checked("assets"))
+    tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))
     profile, backend = options.profile, options.backend
     engine_file = MadeFile.from_json(engine["file"]).checked("engine")
 

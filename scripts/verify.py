@@ -9,8 +9,8 @@ from harness.verify import verify
 
 def main() -> int:
     options = read_options()
-    inputs = Inputs.of(options)
-    verdict = verify(options, inputs.dataset, inputs.asset("vocab").checked("assets"))
+    inputs = Inputs(options)
+    verdict = verify(options, inputs.dataset, inputs.file("vocab").checked("assets"))
     write(verdict)
     show(verdict)
     return verdict.exit_code

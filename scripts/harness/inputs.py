@@ -12,26 +12,32 @@ from .squad import Dataset, read_dataset
 
 @dataclass(frozen=True)
 class Inputs:
-    """The assets of the options' profile by role, and the dataset, as they lie on disk."""
+    """The files of the options' profile as `make assets` has left them.
+
+    Records are read when they are asked for: the graph needs no dataset.
+    """
 
     options: Options
-    assets: dict[str, dict[str, str]]
 
-    @classmethod
-    def of(cls, options: Options) -> Inputs:
-        """Read the assets' records; UserError if `make assets` has not been run."""
-        records = records_of(options)
-        assets = read_record(records.model, "assets")
-        if records.dataset is not None:
-            assets.update(read_record(records.dataset, "assets"))
-        return cls(options, assets)
+    @cached_property
+    def model(self) -> dict[str, dict[str, str]]:
+        """Path, hash and source of the model's assets by role: weights, adapter, vocab."""
+        return read_record(records_of(self.options).model, "assets")
 
-    def asset(self, role: str) -> MadeFile:
-        """The asset with this role: weights, adapter, vocab or dataset."""
-        return MadeFile.from_json(self.assets[role])
+    @cached_property
+    def assets(self) -> dict[str, dict[str, str]]:
+        """The model's assets, and the profile's dataset unless DATASET replaces it."""
+        record = records_of(self.options).dataset
+        return self.model if record is None else {**self.model, **read_record(record, "assets")}
+
+    def file(self, role: str) -> MadeFile:
+        """The model's asset with this role."""
+        return MadeFile.from_json(self.model[role])
 
     @cached_property
     def dataset(self) -> Dataset:
         """The questions: DATASET's or the profile's, LIMIT applied."""
-        path = self.options.dataset or self.asset("dataset").checked("assets")
+        path = self.options.dataset
+        if path is None:
+            path = MadeFile.from_json(self.assets["dataset"]).checked("assets")
         return read_dataset(path, self.options.limit)
