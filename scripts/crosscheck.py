@@ -8,7 +8,7 @@ from harness.errors import OK, run_command
 from harness.files import fingerprint, sha256_file, to_json, write_atomic
 from harness.inputs import Inputs
 from harness.options import read_options
-from harness.paths import BUILD, shown
+from harness.paths import BUILD
 from harness.records import MadeFile
 from harness.run import CROSSCHECK, LOGITS, RUN, read_logits, read_run
 from harness.windows import cut_windows, load_tokenizer
@@ -49,7 +49,7 @@ def main() -> int:
     print(
         f"crosscheck: largest difference {found.max_abs_difference:.3g}, "
         f"mean {found.mean_abs_difference:.3g}, smallest cosine {found.min_cosine:.6f}, "
-        f"equal answers {found.equal_answers:.2f} %, in {shown(folder / CROSSCHECK)}"
+        f"equal answers {found.equal_answers:.2f} %"
     )
     return OK
 

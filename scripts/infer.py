@@ -90,11 +90,11 @@ def main() -> int:
         "environment": surroundings,
     }
     write_atomic(folder / RUN, to_json(run))
-    noise = " (noise: the repeats differ too much)" if metrics["qps_spread"] > NOISE_SPREAD else ""
+    noise = ", which is noise" if metrics["qps_spread"] > NOISE_SPREAD else ""
     Console(highlight=False, soft_wrap=True).print(
         f"infer: {metrics['questions']} questions, {metrics['windows']} windows, "
-        f"QPS {metrics['qps']:.2f} ± {metrics['qps_spread'] / 2:.1%}{noise}, "
-        f"end to end {metrics['qps_end_to_end']:.2f}, in {shown(folder)}"
+        f"QPS {metrics['qps']:.2f} (spread {metrics['qps_spread']:.1%}{noise}), "
+        f"end to end {metrics['qps_end_to_end']:.2f}"
     )
     return OK
 

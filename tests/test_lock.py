@@ -177,16 +177,24 @@ def test_checkout_belongs_to_the_living_make_that_came_first(tmp_path: Path) -> 
             claim_checkout(record, os.getpid(), 0)
 
 
+def test_owner_that_has_ended_owns_nothing_before_its_parent_asks(tmp_path: Path) -> None:
+    record = tmp_path / "owner"
+    with sleeper() as first:
+        claim_checkout(record, first.pid, 0)
+        first.kill()
+        # Nobody calls wait(): the process stays in the table, ended.
+        claim_checkout(record, os.getpid(), 20)
+        assert not process_lives(first.pid)
+        assert Path(f"/proc/{first.pid}/stat").exists()
+
+
 def test_claim_waits_for_the_owner_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = tmp_path / "owner"
     with sleeper("sleep", "0.6") as first:
         claim_checkout(record, first.pid, 0)
-        reaper = threading.Thread(target=first.wait)
-        reaper.start()
         claim_checkout(record, os.getpid(), 20)
-        reaper.join()
     assert capsys.readouterr().err == f"waiting for make process {first.pid} in this checkout\n"
 
 

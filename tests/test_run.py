@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,25 @@ def test_damaged_file_is_an_error(tmp_path: Path) -> None:
         read_logits(tmp_path)
     with pytest.raises(UserError, match=r"gone\.npz is missing; run `make infer`"):
         read_logits(tmp_path / "gone.npz")
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_in_the_file_is_ever_run(tmp_path: Path) -> None:
+    path = tmp_path / "logits.npz"
+    trap = np.asarray([Trap(tmp_path / "sprung")], dtype=object)
+    np.savez(path, start=trap, end=trap, lengths=trap)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_logits(path)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_single_array_is_an_error(tmp_path: Path) -> None:

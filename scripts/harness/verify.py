@@ -349,7 +349,8 @@ def _crosscheck(
             status, note = PASS, ""
         else:
             status, note = FAIL, f"{actual:.6g} is beyond the limit {limit:g}"
+        words = name.replace("_abs", "").replace("_", " ")
         checks.append(
-            Check(f"cross-check {name}", None, actual, limit, status, shown(golden.path), note)
+            Check(f"cross-check {words}", None, actual, limit, status, shown(golden.path), note)
         )
     return checks
