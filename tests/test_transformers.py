@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers_model
-from harness.assets import AssetStore
 from test_reference_logits import merged
 
 from harness.answers import answer_texts
+from harness.assets import AssetStore
 from harness.backends.ort import OrtSession
 from harness.batches import assemble, plan_batches, scatter
 from harness.graph import build_graph, save_graph

@@ -81,10 +81,10 @@ def logits(found: Any, encoded: Any) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    from harness.assets import AssetStore
     from transformers import BertTokenizer
 
     from harness.adapter import merge_adapter, read_adapter
+    from harness.assets import AssetStore
     from harness.manifest import load_manifest
     from harness.paths import ASSET_CACHE, ASSET_LOCK, MANIFEST
     from harness.profile import load_profile
