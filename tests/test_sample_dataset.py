@@ -42,7 +42,6 @@ def test_sample_is_large_enough_to_tell_a_broken_model() -> None:
     passages = paragraphs(SAMPLE)
     assert len(passages) >= 60
     assert sum(len(passage["qas"]) for passage in passages) >= 360
-    assert min(len(passage["qas"]) for passage in passages) >= 3
 
 
 @both

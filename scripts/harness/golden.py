@@ -7,12 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from .errors import UserError
 from .files import read_json
 from .paths import GOLDEN, shown
 from .provenance import run_git
+from .schema import check_schema
 
 SCHEMA = GOLDEN / "golden.schema.json"
 
@@ -60,7 +59,7 @@ class Golden:
         name = shown(self.path)
         if run_git("rev-parse", "--is-inside-work-tree") != "true":
             return "this folder is no git checkout"
-        committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:{name}")
+        committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:./{name}")
         if committed is None:
             return f"{name} is not committed"
         if run_git("hash-object", "--path", name, str(self.path)) != committed:
@@ -84,12 +83,7 @@ def load_golden(profile: str, precision: str) -> Golden:
             f"no golden file {shown(path)}: nothing is promised for {profile} at {precision}"
         )
     document = read_json(path, "golden file")
-    schema = read_json(SCHEMA, "schema")
-    for problem in Draft202012Validator(schema).iter_errors(document):
-        where = "/".join(str(part) for part in problem.absolute_path) or "the top level"
-        raise UserError(
-            f"golden file {shown(path)} is malformed at {where} ({problem.message}); mend it"
-        )
+    check_schema(document, read_json(SCHEMA, "schema"), f"golden file {shown(path)}")
     if (document["profile"], document["precision"]) != (profile, precision):
         raise UserError(f"golden file {shown(path)} is for another profile or precision; mend it")
     keys = [(entry["device"], entry["backend"], entry["batch"]) for entry in document["qps"]]
@@ -99,6 +93,6 @@ def load_golden(profile: str, precision: str) -> Golden:
 
 
 def _promise(entry: dict[str, Any]) -> Promise:
-    # Decimal: 88.20 - 1.20 is 87 here, not 87.00000000000001.
+    # Decimal: 2325.2 - 1425.2 is 900 here, not 899.9999999999998.
     limit = Decimal(str(entry["value"])) - Decimal(str(entry["allowed_loss"]))
     return Promise(float(entry["value"]), float(limit))

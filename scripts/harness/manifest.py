@@ -7,16 +7,15 @@ tried in order, or alternatives: other assets that serve the same purpose with o
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from .errors import UserError
+from .yaml_file import read_yaml
 
 # No component starts with a dot: no "..", and no clash with the cache's own hidden files.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
@@ -95,28 +94,11 @@ def load_manifest(path: Path) -> dict[str, Asset]:
     Raises UserError for anything unexpected: unreadable YAML, unknown or doubled keys, a value
     of the wrong form, an unsafe path, a reference to no asset, a cycle.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"asset manifest {path} cannot be read ({error}); mend it") from None
+    document = read_yaml(path, "asset manifest")
     try:
         return _assets(document)
     except ValueError as error:
         raise UserError(f"asset manifest {path}: {error}; mend it") from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where PyYAML lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of `node`; raises ConstructorError for a doubled key."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        doubled = [key for position, key in enumerate(keys) if key in keys[:position]]
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {doubled[0]!r} occurs twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
 
 
 def _assets(document: Any) -> dict[str, Asset]:

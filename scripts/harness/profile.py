@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonschema import Draft202012Validator
-
 from .errors import UserError
-from .files import sha256_bytes
+from .files import sha256_file
 from .paths import PROFILES
+from .schema import check_schema
 from .weights import Architecture
 from .windows import WindowOptions
+from .yaml_file import read_yaml
 
 
 def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -90,14 +89,8 @@ def load_profile(name: str) -> Profile:
 
 def read_profile(path: Path) -> Profile:
     """The profile in the file `path`; raises UserError as `load_profile` does."""
-    try:
-        stored = path.read_bytes()
-        document = yaml.safe_load(stored)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"profile {path} cannot be read ({error}); restore it") from None
-    for problem in Draft202012Validator(_SCHEMA).iter_errors(document):
-        where = ".".join(str(part) for part in problem.absolute_path) or "the file"
-        raise UserError(f"profile {path} is malformed at {where} ({problem.message}); mend it")
+    document = read_yaml(path, "profile")
+    check_schema(document, _SCHEMA, f"profile {path}")
     model = document["model"]
     windows = WindowOptions(**document["windows"])
     architecture = Architecture(**{k: v for k, v in model.items() if k != "name"})
@@ -115,5 +108,5 @@ def read_profile(path: Path) -> Profile:
         batch=document["batch"],
         warmup=document["warmup"],
         repeats=document["repeats"],
-        sha256=sha256_bytes(stored),
+        sha256=sha256_file(path),
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonschema import Draft202012Validator
 
 from .errors import UserError
 from .files import read_json, sha256_file
@@ -20,6 +19,7 @@ from .measure import NOISE_SPREAD, summarize
 from .paths import shown
 from .records import MadeFile
 from .run import CROSSCHECK, METRICS, PREDICTIONS, RUN, TIMINGS
+from .schema import check_schema
 from .squad import Question, read_dataset
 from .verify import FAIL, PASS, UNCLEAR, UNPROMISED, Check, Verdict
 
@@ -220,11 +220,7 @@ def read_published(golden: Path, precision: str) -> dict[str, Any]:
 def _read(path: Path, schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON object in `path`; raises UserError where `schema` does not hold."""
     document: dict[str, Any] = read_json(path, "file")
-    error = next(Draft202012Validator(schema).iter_errors(document), None)
-    if error is not None:
-        where = "/".join(str(part) for part in error.absolute_path) or "the top level"
-        reason = error.message if len(error.message) <= 120 else error.message[:119] + "…"
-        raise UserError(f"{shown(path)} is malformed at {where} ({reason}); write it again")
+    check_schema(document, schema, shown(path))
     return document
 
 
