@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET OFFLINE PYTHON \
+VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET REMEASURE OFFLINE PYTHON \
   ASSET_MIRROR ASSET_LOCK PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
@@ -27,8 +27,9 @@ PLANNED := all assets onnx engine infer crosscheck verify report ask $(if $(PRED
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
   PLAN := build/plan-$(MAKE_PID).mk
+  override RUN :=
   ifndef MAKE_RESTARTS
-    $(PLAN): $(VENV)/.ready ; @$(PY) scripts/plan.py
+    $(PLAN): $(VENV)/.ready ; @$(PY) scripts/plan.py || { mkdir -p build && echo 'PLAN_FAILED := 1' > $@; }
     include $(PLAN)
   else
     -include $(PLAN)
@@ -45,11 +46,19 @@ help: ## list targets and variables
 
 ## Pipeline: each stage runs what it needs before it
 
+ifdef PLAN_FAILED
+# plan.py has said why; make has nothing to add.
+$(PLANNED): ; @exit 2
+else
+
+# A failed or inconclusive verdict (1, 3) is reported like a good one; without one nothing is.
 all: crosscheck ## assets, onnx, engine, infer, crosscheck, verify, report
 	@code=0; $(PY) scripts/verify.py || code=$$?; \
-	if [ $$code -ne 2 ] && [ -n "$$(find results/verify.json $(RUN) -newer results/report.html 2>&1)" ]; \
-	then $(PY) scripts/report.py || code=2; fi; \
-	$(PY) scripts/suggest.py; exit $$code
+	case $$code in 0|1|3) \
+	  [ -z "$$(find results/verify.json $(RUN) -newer results/report.html 2>&1)" ] || \
+	    $(PY) scripts/report.py || code=2;; \
+	esac; \
+	[ $$code -ne 0 ] || $(PY) scripts/suggest.py; exit $$code
 
 assets: $(MODEL) $(DATA) ## get model, vocabulary and dataset, checked by hash
 onnx: $(ONNX) ## write the ONNX graph from the weights
@@ -66,8 +75,15 @@ evaluate: $(if $(PREDICTIONS),$(VENV)/.ready,$(RUN)/run.json) ## EM and F1 of th
 report: $(RUN)/crosscheck.json ## write results/report.html and report.md
 	@$(PY) scripts/report.py
 
-LIBRARY := $(wildcard scripts/harness/*.py scripts/harness/backends/*.py)
+ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for them
+	@$(PY) scripts/ask.py
+
 PROFILE_FILE := $(if $(PROFILE),configs/profiles/$(PROFILE).yaml)
+BACKENDS := $(wildcard scripts/harness/backends/*.py)
+# What a measurement is made by: a change of the report must not time everything again.
+MEASURED_BY := scripts/infer.py requirements.txt $(BACKENDS) $(addprefix scripts/harness/, \
+  answers.py batches.py host.py inputs.py lock.py measure.py provenance.py run.py scoring.py \
+  squad.py windows.py)
 
 ifneq ($(RUN),)
 FETCHED_BY := configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
@@ -83,15 +99,17 @@ $(ONNX): $(MODEL) scripts/export_onnx.py \
     $(addprefix scripts/harness/,graph.py weights.py torch_checkpoint.py adapter.py)
 	@$(PY) scripts/export_onnx.py
 
-$(ENGINE): $(ONNX) scripts/build_engine.py $(wildcard scripts/harness/backends/*.py)
+$(ENGINE): $(ONNX) scripts/build_engine.py requirements.txt $(BACKENDS)
 	@$(PY) scripts/build_engine.py
 
-$(RUN)/run.json: $(ENGINE) $(MODEL) $(DATA) $(PROFILE_FILE) $(LIBRARY) scripts/infer.py
+$(RUN)/run.json: $(ENGINE) $(MODEL) $(DATA) $(PROFILE_FILE) $(MEASURED_BY)
 	@$(PY) scripts/infer.py
 
-$(RUN)/crosscheck.json: $(RUN)/run.json scripts/crosscheck.py
+$(RUN)/crosscheck.json: $(RUN)/run.json scripts/crosscheck.py scripts/harness/crosscheck.py
 	@$(PY) scripts/crosscheck.py
 endif
+
+endif # PLAN_FAILED
 
 ## Tools
 
@@ -101,15 +119,12 @@ doctor: $(VENV)/.ready ## show devices, runtimes, and what runs by default
 compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/...
 	@$(PY) scripts/compare.py
 
-ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for them
-	@$(PY) scripts/ask.py
-
 ## Development
 
 test: lint ## ruff, mypy and the tests, in minutes
 	@$(PY) -m pytest -q -m "not full" tests
 
-test-full: lint $(VENV)/.ready-full ## all tests, slow and large ones included
+test-full: lint .venv-full/.ready ## all tests, slow and large ones included
 	@.venv-full/bin/python -m pytest -q tests
 
 lint: $(VENV)/.ready-dev ## ruff and mypy --strict
@@ -131,7 +146,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt requirements-dev.txt
 
 # torch and transformers stay out of the venv that `make all` runs in.
-$(VENV)/.ready-full: $(VENV)/.ready-dev requirements-full.txt
+.venv-full/.ready: $(VENV)/.ready-dev requirements-full.txt
 	@sh scripts/make_venv.sh .venv-full $@ requirements.txt requirements-dev.txt requirements-full.txt
 
 ## Variables (make TARGET NAME=value)
@@ -142,10 +157,11 @@ $(VENV)/.ready-full: $(VENV)/.ready-dev requirements-full.txt
 # DEVICE        index of the device; default: 0
 # LIMIT         only the first N questions: for a look, never comparable with a golden file
 # DATASET       a SQuAD v1.1 file, .json or .json.gz, instead of the profile's
+# REMEASURE     1: time again, even if nothing has changed
 # OFFLINE       1: use nothing but files that are here
 # ASSET_MIRROR  a folder or URL that holds the assets' files
 # ASSET_LOCK    lock file of assets without a published hash; default: configs/assets.lock.json
-# PYTHON        interpreter (3.10 to 3.12) to make the venv from
+# PYTHON        interpreter (3.10 to 3.12) to make the venv from, the first time
 # PREDICTIONS   for evaluate: a predictions file
 # A, B          for compare: two folders under results
 # PASSAGE, PASSAGE_FILE, QUESTION  for ask

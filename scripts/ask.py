@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,12 @@ def main() -> int:
     engine = MadeFile.from_json(read_record(records_of(options).engine, "engine")["file"])
     passage = read_passage()
     session = options.backend.load(engine.checked("engine"), options.engine)
+    # Whoever asks wants the whole passage read, whatever the protocol keeps.
+    cut = replace(options.profile.windows, first_only=False)
     for text in questions():
         began = time.perf_counter()
         question = Question("ask", text, passage, (), ())
-        answers = answer(session, question, tokenizer, options.profile.windows)
+        answers = answer(session, question, tokenizer, cut)
         milliseconds = 1e3 * (time.perf_counter() - began)
         if answers:
             print(f"{answers[0].text}  (probability {answers[0].probability:.2f}, ", end="")
@@ -67,6 +70,15 @@ def read_passage() -> str:
         text = prompt("passage (one line): ") or ""
     if not text.strip():
         raise UserError("no passage; give PASSAGE='...' or PASSAGE_FILE=path")
+    return utf8(text)
+
+
+def utf8(text: str) -> str:
+    """`text`, unless it holds bytes of another encoding, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("passage or question is no UTF-8 text; convert it") from None
     return text
 
 
@@ -74,10 +86,10 @@ def questions() -> Iterator[str]:
     """QUESTION, or the lines that are typed until an empty one."""
     given = os.environ.get("QUESTION")
     if given:
-        yield given
+        yield utf8(given)
         return
     while line := prompt("question (empty line ends): "):
-        yield line
+        yield utf8(line)
 
 
 def prompt(text: str) -> str | None:

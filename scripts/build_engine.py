@@ -1,9 +1,12 @@
 """Build the backend's engine from the ONNX graph."""
 
+import sys
+
 from harness.errors import OK, run_command
 from harness.files import atomic_path, fingerprint
 from harness.options import read_options
 from harness.paths import BUILD, shown
+from harness.provenance import code_sha256
 from harness.records import MadeFile, read_record, records_of, write_record
 
 
@@ -18,6 +21,8 @@ def main() -> int:
         "backend": backend.name,
         "precision": options.precision,
         "options": backend.engine_inputs(options.engine),
+        # The engine's author is an input too.
+        "code": code_sha256(sys.modules[type(backend).__module__]),
     }
     name = f"{options.profile.model}-{options.precision}-{fingerprint(made_from)}"
     path = BUILD / "engine" / backend.name / (name + backend.engine_suffix())

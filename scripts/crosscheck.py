@@ -3,13 +3,18 @@
 from dataclasses import asdict
 from importlib.metadata import version
 
+from harness import batches, crosscheck, measure
+from harness import windows as windows_module
+from harness.backends import ort
 from harness.crosscheck import HISTOGRAM_EDGES, compare, compute_reference
 from harness.errors import OK, run_command
 from harness.files import fingerprint, sha256_file, to_json, write_atomic
 from harness.inputs import Inputs
+from harness.lock import device_lock
 from harness.options import read_options
 from harness.paths import BUILD
-from harness.records import MadeFile
+from harness.provenance import code_sha256
+from harness.records import MadeFile, read_record, write_record
 from harness.run import CROSSCHECK, LOGITS, RUN, read_logits, read_run
 from harness.windows import cut_windows, load_tokenizer
 
@@ -32,10 +37,15 @@ def main() -> int:
         "windows": asdict(options.profile.windows),
         "vocab": vocab.sha256,
         "onnxruntime": version("onnxruntime"),
+        "code": code_sha256(crosscheck, measure, batches, windows_module, ort),
     }
     path = BUILD / "reference" / f"{options.profile.name}-{fingerprint(key)}.npz"
-    if not path.is_file():
-        compute_reference(graph.checked("onnx"), windows, path)
+    record = path.with_suffix(".json")
+    # Only what the record's hash vouches for is taken again.
+    if not (record.is_file() and MadeFile.from_json(read_record(record, "crosscheck")).intact):
+        with device_lock(ort.OrtCpu().lock_name(0)):
+            compute_reference(graph.checked("onnx"), windows, path)
+        write_record(record, MadeFile.of(path).as_json())
     found = compare(dataset, windows, read_logits(folder / LOGITS), read_logits(path))
     document = {
         **asdict(found),

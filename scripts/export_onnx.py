@@ -4,16 +4,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from harness import graph
-from harness.adapter import merge_adapter, read_adapter
+from harness import adapter, graph, torch_checkpoint, weights
 from harness.errors import OK, run_command
-from harness.files import atomic_path, fingerprint, sha256_file
+from harness.files import atomic_path, fingerprint
 from harness.graph import Precision
 from harness.inputs import Inputs
 from harness.options import read_options
 from harness.paths import BUILD, shown
+from harness.provenance import code_sha256
 from harness.records import MadeFile, records_of, write_record
-from harness.weights import Weights, check_weights, read_weights
+from harness.weights import Weights
 
 
 def export(inputs: Inputs, precision: Precision) -> Path:
@@ -24,8 +24,8 @@ def export(inputs: Inputs, precision: Precision) -> Path:
         "adapter": inputs.model["adapter"]["sha256"] if "adapter" in inputs.model else None,
         "architecture": asdict(profile.architecture),
         "precision": precision,
-        # The graph's author is an input too: another graph.py may write another graph.
-        "author": sha256_file(Path(graph.__file__)),
+        # The graph's authors are inputs too: another graph.py may write another graph.
+        "code": code_sha256(graph, weights, torch_checkpoint, adapter),
     }
     path = BUILD / "onnx" / f"{profile.model}-{precision}-{fingerprint(made_from)}.onnx"
     if not path.is_file():
@@ -38,12 +38,12 @@ def export(inputs: Inputs, precision: Precision) -> Path:
 def merged_weights(inputs: Inputs) -> Weights:
     """The model's weights, the adapter merged where the profile has one."""
     base = inputs.file("weights")
-    weights = read_weights(base.checked("assets"))
+    merged = weights.read_weights(base.checked("assets"))
     if "adapter" in inputs.model:
-        adapter = read_adapter(inputs.file("adapter").checked("assets"))
-        weights = merge_adapter(weights, adapter, base_sha256=base.sha256)
-    check_weights(weights, inputs.options.profile.architecture, qa_head=True)
-    return weights
+        change = adapter.read_adapter(inputs.file("adapter").checked("assets"))
+        merged = adapter.merge_adapter(merged, change, base_sha256=base.sha256)
+    weights.check_weights(merged, inputs.options.profile.architecture, qa_head=True)
+    return merged
 
 
 def main() -> int:
@@ -51,9 +51,9 @@ def main() -> int:
     inputs = Inputs(options)
     precision = cast(Precision, options.backend.graph_precision(options.precision))
     path = export(inputs, precision)
-    weights = inputs.file("weights")
+    checkpoint = inputs.file("weights")
     # A checkpoint that is an ONNX graph is its own reference: that tests our graph as well.
-    reference = weights.path if weights.path.suffix == ".onnx" else export(inputs, "fp32")
+    reference = checkpoint.path if checkpoint.path.suffix == ".onnx" else export(inputs, "fp32")
     record = {"file": MadeFile.of(path).as_json(), "reference": MadeFile.of(reference).as_json()}
     write_record(records_of(options).onnx, record)
     print(f"onnx: {shown(path)}")

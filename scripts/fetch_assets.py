@@ -1,6 +1,6 @@
-"""Get the assets the profile needs, checked by hash, into the cache.
+"""Get the model's assets, checked by hash, into the cache.
 
-FETCH=model or FETCH=dataset gets only these: the graph does not depend on the dataset.
+With FETCH=dataset it is the dataset instead: the graph does not depend on it.
 """
 
 import os
@@ -28,10 +28,9 @@ def main() -> int:
         mirror=os.environ.get("ASSET_MIRROR") or None,
     )
     records = records_of(options)
-    kind = os.environ.get("FETCH") or "all"
-    if kind != "dataset":
+    if os.environ.get("FETCH") != "dataset":
         fetch(store, options.profile.assets, MODEL_ROLES, records.model)
-    if kind != "model" and records.dataset is not None:
+    elif records.dataset is not None:
         fetch(store, options.profile.assets, DATASET_ROLES, records.dataset)
     return OK
 
@@ -40,13 +39,18 @@ def fetch(
     store: AssetStore, assets: dict[str, str], roles: tuple[str, ...], record_file: Path
 ) -> None:
     """Obtain the assets that play `roles` and record them."""
-    record = {}
+    files = {}
     for role in roles:
         if role in assets:
             got = store.obtain(assets[role])
-            record[role] = {"path": shown(got.path), "sha256": got.sha256, "source": got.source}
-    write_record(record_file, record)
-    print(f"assets: {', '.join(record)} at hand and checked")
+            files[role] = {
+                "name": got.name,
+                "path": shown(got.path),
+                "sha256": got.sha256,
+                "source": got.source,
+            }
+    write_record(record_file, {"lock": shown(asset_lock_path(os.environ)), "files": files})
+    print(f"assets: {', '.join(files)} at hand and checked")
 
 
 run_command(main, __doc__)

@@ -16,16 +16,22 @@ def vendor_runtime() -> bool:
     return importlib.util.find_spec("tensorrt") is not None
 
 
+def has_pip(python: Path) -> bool:
+    """Whether the environment is whole: one killed while it was made lacks pip."""
+    pip = [str(python), "-m", "pip", "--version"]
+    return python.exists() and not subprocess.run(pip, capture_output=True).returncode
+
+
 def main(venv: Path, stamp: Path, requirements: list[str]) -> int:
-    venv.mkdir(parents=True, exist_ok=True)
-    with (venv / ".lock").open("w") as lock:
+    with venv.with_name(f"{venv.name}.lock").open("w") as lock:
         # A second make waits here instead of installing into the same folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         python = venv / "bin" / "python"
-        if not python.exists():
+        if not has_pip(python):
             print(f"making {venv} with Python {sys.version.split()[0]}", file=sys.stderr)
             options = ["--system-site-packages"] if vendor_runtime() else []
-            if subprocess.run([sys.executable, "-m", "venv", *options, str(venv)]).returncode:
+            make = [sys.executable, "-m", "venv", "--clear", *options, str(venv)]
+            if subprocess.run(make).returncode:
                 print(
                     f"error: {sys.executable} cannot make a virtual environment; "
                     "install its venv and ensurepip modules, or name another one with PYTHON=",

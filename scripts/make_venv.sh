@@ -4,7 +4,7 @@
 suits() {
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
-for python in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.10 ''; do
+for python in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.10; do
     if [ -n "$python" ] && suits "$python"; then
         exec "$python" scripts/make_venv.py "$@"
     elif [ -n "$PYTHON" ]; then

@@ -1,13 +1,15 @@
 """Write the stages' file names, as make variables, for one make process."""
 
 import os
+import shutil
 
 from harness.errors import OK, UserError, run_command
 from harness.files import TEMPORARY_PREFIX, write_atomic
 from harness.lock import claim_checkout, process_lives
-from harness.options import read_options
+from harness.options import asset_lock_path, read_flag, read_options
 from harness.paths import BUILD, RESULTS, shown
 from harness.records import drop_stale, records_of
+from harness.run import RUN
 
 
 def main() -> int:
@@ -18,7 +20,11 @@ def main() -> int:
     claim_checkout(BUILD / "owner", int(pid))
     sweep()
     records = records_of(options)
-    drop_stale(records)
+    # Refuses a device that the backend does not have, before any work is done.
+    options.backend.device(options.device)
+    drop_stale(records, options.run_folder, asset_lock_path(os.environ))
+    if read_flag(os.environ, "REMEASURE"):
+        (options.run_folder / RUN).unlink(missing_ok=True)
     defaulted = not (os.environ.get("PROFILE") or os.environ.get("BACKEND"))
     if defaulted:
         choice = options.choice
@@ -27,11 +33,11 @@ def main() -> int:
         "override PROFILE": options.profile.name,
         "override BACKEND": options.backend.name,
         "export DEFAULTED": "1" if defaulted else "",
-        "RUN": shown(options.run_folder),
-        "MODEL": shown(records.model),
-        "DATA": "" if records.dataset is None else shown(records.dataset),
-        "ONNX": shown(records.onnx),
-        "ENGINE": shown(records.engine),
+        "override RUN": shown(options.run_folder),
+        "override MODEL": shown(records.model),
+        "override DATA": "" if records.dataset is None else shown(records.dataset),
+        "override ONNX": shown(records.onnx),
+        "override ENGINE": shown(records.engine),
     }
     lines = [f"{name} := {value}\n" for name, value in variables.items()]
     write_atomic(BUILD / f"plan-{pid}.mk", "".join(lines))
@@ -44,11 +50,14 @@ def sweep() -> None:
     Only this make owns the checkout now, so whatever is unfinished is nobody's work.
     """
     for plan in BUILD.glob("plan-*.mk"):
-        if not process_lives(int(plan.stem.removeprefix("plan-"))):
+        pid = plan.stem.removeprefix("plan-")
+        if not (pid.isdecimal() and process_lives(int(pid))):
             plan.unlink(missing_ok=True)
     for folder in (BUILD, RESULTS):
-        for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
-            if path.is_file():
+        for path in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
                 path.unlink(missing_ok=True)
 
 

@@ -3,14 +3,19 @@
 from harness.errors import run_command
 from harness.inputs import Inputs
 from harness.options import read_options
-from harness.verdict import show, write
+from harness.verdict import show, withdraw, write
 from harness.verify import verify
 
 
 def main() -> int:
-    options = read_options()
-    inputs = Inputs(options)
-    verdict = verify(options, inputs.dataset, inputs.file("vocab").checked("assets"))
+    try:
+        options = read_options()
+        inputs = Inputs(options)
+        verdict = verify(options, inputs.dataset, inputs.file("vocab").checked("assets"))
+    except BaseException:
+        # Without a verdict, an earlier one must not stand for it.
+        withdraw()
+        raise
     write(verdict)
     show(verdict)
     return verdict.exit_code

@@ -16,6 +16,7 @@ from harness import golden, paths, provenance
 from harness.errors import UserError
 from harness.golden import Golden, Promise, load_golden
 from harness.profile import load_profile
+from harness.provenance import GitError
 
 WHY = {"source": "measured", "derivation": "by hand"}
 CROSSCHECK = {
@@ -270,15 +271,23 @@ def test_doubled_key_and_broken_json_are_errors(root: Path) -> None:
         load_golden("minilm-sample", "fp32")
 
 
-def test_missing_file_says_what_is_not_promised(root: Path) -> None:
-    with pytest.raises(UserError, match="nothing is promised for minilm-sample at fp16"):
-        load_golden("minilm-sample", "fp16")
+def test_without_a_file_nothing_is_promised(root: Path) -> None:
+    assert load_golden("minilm-sample", "fp16") is None
+
+
+def test_a_misspelt_backend_is_an_error(root: Path) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["qps"][0]["backend"] = "ort_cpu"
+    write(root, document)
+    with pytest.raises(UserError, match="malformed at qps/0/backend"):
+        load_golden("minilm-sample", "fp32")
 
 
 def test_committed_file_is_trusted_until_it_changes(root: Path) -> None:
     path = write(root, DOCUMENT)
     loaded = load_golden("minilm-sample", "fp32")
-    assert loaded.uncommitted() == "this folder is no git checkout"
+    with pytest.raises(GitError, match="not a git repository"):
+        loaded.uncommitted()
     git(root, "init", "--quiet")
     assert loaded.uncommitted() == "golden/minilm-sample/fp32.json is not committed"
     git(root, "add", "--all")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from harness import lock
 from harness.errors import UserError
 from harness.lock import claim_checkout, device_lock, process_lives
 from harness.paths import ROOT
 
 HOLDER = """
-import sys, time
+import pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
-from harness.lock import device_lock
-with device_lock("cpu"):
+from harness import lock
+lock.LOCKS = pathlib.Path(sys.argv[2])
+with lock.device_lock("cpu"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -33,15 +34,14 @@ with device_lock("cpu"):
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks of these tests meet no other run's on this machine."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(lock, "LOCKS", tmp_path)
 
 
 @contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock on "cpu"."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(ROOT / "scripts")],
-        env={**os.environ, "TMPDIR": str(folder)},
+        [sys.executable, "-c", HOLDER, str(ROOT / "scripts"), str(folder)],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,

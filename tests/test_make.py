@@ -64,6 +64,27 @@ def test_another_batch_is_another_run_over_the_same_engine(checkout: Checkout) -
     shutil.rmtree(folder)
 
 
+def test_remeasure_times_again(checkout: Checkout) -> None:
+    words = ["PROFILE=minilm-sample", f"DATASET={checkout.dataset}"]
+    before = (checkout.run / "run.json").stat().st_mtime_ns
+    done = checkout.make("all", *words, "REMEASURE=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "infer:" in done.stdout
+    assert (checkout.run / "run.json").stat().st_mtime_ns > before
+
+
+def test_what_is_gone_is_made_again(checkout: Checkout) -> None:
+    words = ["PROFILE=minilm-sample", f"DATASET={checkout.dataset}"]
+    for folder in ("onnx", "engine", "reference"):
+        shutil.rmtree(checkout.root / "build" / folder)
+    (checkout.run / "logits.npz").unlink()
+    (checkout.root / "build/records/minilm-sample/model.json").write_text("{}")
+    answers = (checkout.run / "predictions.json").read_bytes()
+    done = checkout.make("all", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (checkout.run / "predictions.json").read_bytes() == answers
+
+
 def test_limit_is_never_comparable(checkout: Checkout) -> None:
     done = checkout.make("verify", "PROFILE=minilm-sample", "LIMIT=3")
     assert done.returncode == 2, done.stdout
@@ -84,6 +105,8 @@ def test_limit_is_never_comparable(checkout: Checkout) -> None:
         (["LIMIT=²"], "LIMIT is"),
         (["DATASET=missing.json"], "DATASET 'missing.json' is no file"),
         (["OFFLINE=yes"], "OFFLINE is 'yes'"),
+        (["REMEASURE=maybe"], "REMEASURE is 'maybe'"),
+        (["DEVICE=7"], "has no device 7"),
         (["PROFILE=$(shell touch hit)"], "no profile '$(shell touch hit)'"),
         (["BACKEND=`touch hit`"], "no backend '`touch hit`'"),
     ],
@@ -99,6 +122,7 @@ def test_a_wrong_variable_gets_one_line(
     assert done.returncode == 2
     lines = error_lines(done)
     assert len(lines) == 1, done.stderr
+    assert "No such file" not in done.stderr
     assert expected in lines[0]
     assert not (checkout.root / "hit").exists()
 

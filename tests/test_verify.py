@@ -40,7 +40,7 @@ def alter_answer_signed(run: Path) -> None:
 
 
 def drop_question(run: Path) -> None:
-    edit(run / "predictions.json", lambda p: p.pop(next(iter(p))))
+    edit(run / "predictions.json", lambda p: (p.pop(next(iter(p))), p)[1])
     sign(run, "predictions.json")
 
 
@@ -118,10 +118,31 @@ def slim_run(run: Path) -> None:
     edit(run / "run.json", lambda r: {"options": r["options"]})
 
 
+def shapeless_metrics(run: Path) -> None:
+    edit(run / "metrics.json", lambda m: m.update({"latency_ms": 5}))
+    sign(run, "metrics.json")
+
+
+def another_runs_crosscheck(run: Path) -> None:
+    edit(run / "crosscheck.json", lambda c: c.update({"run_sha256": "0" * 64}))
+
+
+def another_graph(run: Path) -> None:
+    edit(run / "crosscheck.json", lambda c: c["graph"].update({"sha256": "0" * 64}))
+
+
+def other_assets(run: Path) -> None:
+    edit(run / "run.json", lambda r: r["assets"]["vocab"].update({"sha256": "0" * 64}))
+
+
 TAMPERS = {
     alter_answer: "predictions.json has changed",
     alter_answer_signed: "1 answers differ",
     drop_question: "1 without an answer",
+    shapeless_metrics: "metrics agree",
+    another_runs_crosscheck: "crosscheck.json belongs to another run",
+    another_graph: "the cross-check was made with another graph",
+    other_assets: "is not what the manifest names",
     add_question: "1 answers to no question",
     better_metrics: "f1 is",
     better_qps: "qps is",
@@ -197,6 +218,33 @@ def test_no_limits_for_the_dataset_fails(checkout: Checkout, tmp_path: Path) -> 
     assert "no accuracy limits hold for other.json" in done.stdout
 
 
+def test_without_a_golden_file_verify_fails(checkout: Checkout) -> None:
+    path = checkout.root / "golden/minilm-sample/fp32.json"
+    kept = path.read_bytes()
+    path.unlink()
+    try:
+        done = checkout.script("verify.py")
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no golden file golden/minilm-sample/fp32.json" in done.stdout
+
+
+def test_a_damaged_reference_is_made_again(checkout: Checkout) -> None:
+    stored = json.loads((checkout.run / "crosscheck.json").read_text(encoding="utf-8"))
+    reference = checkout.root / stored["reference"]["path"]
+    with np.load(reference) as arrays:
+        found = dict(arrays)
+    found["start"] += 1
+    np.savez(reference, **found)
+    done = checkout.script("verify.py")
+    assert done.returncode == 1
+    assert "has changed since it was made" in done.stdout
+    assert checkout.script("crosscheck.py").returncode == 0
+    assert json.loads((checkout.run / "crosscheck.json").read_text(encoding="utf-8")) == stored
+    assert checkout.script("verify.py").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -220,6 +268,9 @@ def test_a_malformed_golden_file_is_reported_as_such(
     assert done.stderr.startswith("error: golden file golden/minilm-sample/fp32.json")
     assert done.stderr.count("\n") == 1
     assert expected in done.stderr
+    # No earlier verdict may stand for the one that could not be given.
+    assert not (checkout.root / "results/verify.json").exists()
+    assert not (checkout.root / "results/verify.xml").exists()
 
 
 def test_an_uncommitted_golden_file_fails(checkout: Checkout) -> None:

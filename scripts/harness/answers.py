@@ -47,8 +47,9 @@ def answer_texts(
 
     `start_logits` and `end_logits` are (T,) float32, packed like `windows.tokens`. A span's
     score is its start logit plus its end logit; only the `n_best` starts and ends among a
-    window's passage tokens are paired, and a span has at most `max_answer_tokens` tokens. Of equal scores the earlier
-    window wins, then the better start. A question without any valid span answers "".
+    window's passage tokens are paired, and a span has at most `max_answer_tokens` tokens. Of
+    equal scores the earlier window wins, then the better start. A question without any valid
+    span answers "".
     """
     spans = _best_spans(windows, start_logits, end_logits, n_best, max_answer_tokens, keep=1)
     # Windows are ordered by question; a stable sort by score leaves the best window last.

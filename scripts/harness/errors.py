@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -13,6 +14,8 @@ OK = 0
 CHECK_FAILED = 1
 BAD_INPUT = 2
 INCONCLUSIVE = 3
+# EX_SOFTWARE of sysexits.h.
+UNEXPECTED = 70
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -60,6 +63,10 @@ def run_command(main: Callable[[], int], description: str) -> NoReturn:
     except MemoryError:
         print("error: out of memory; use a smaller BATCH or LIMIT", file=sys.stderr)
         code = BAD_INPUT
+    except Exception:
+        # Not foreseen: all of it is shown, under a code that is no verdict.
+        traceback.print_exc()
+        code = UNEXPECTED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         code = INTERRUPTED

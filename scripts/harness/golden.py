@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UserError
 from .files import read_json
 from .paths import GOLDEN, shown
-from .provenance import run_git
+from .provenance import git_output, run_git
 from .schema import check_schema
 
 SCHEMA = GOLDEN / "golden.schema.json"
@@ -55,14 +55,16 @@ class Golden:
         return None
 
     def uncommitted(self) -> str | None:
-        """Why the file is not what git has committed; None if it is."""
+        """Why the file is not what git has committed, in a line; None if it is.
+
+        Raises GitError where git cannot tell: no checkout, no git, not our checkout.
+        """
         name = shown(self.path)
-        if run_git("rev-parse", "--is-inside-work-tree") != "true":
-            return "this folder is no git checkout"
+        git_output("rev-parse", "--show-toplevel")
         committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:./{name}")
         if committed is None:
             return f"{name} is not committed"
-        if run_git("hash-object", "--path", name, str(self.path)) != committed:
+        if git_output("hash-object", "--path", name, str(self.path)) != committed:
             return f"{name} differs from the commit"
         return None
 
@@ -71,17 +73,20 @@ class Golden:
         return own.get(kind, self.document.get(kind))
 
 
-def load_golden(profile: str, precision: str) -> Golden:
-    """The golden file of a profile at a precision.
+def golden_path(profile: str, precision: str) -> Path:
+    """Where the golden file of a profile at a precision is kept."""
+    return GOLDEN / profile / f"{precision}.json"
 
-    Raises UserError when it is missing, malformed (an unknown key included), names another
-    profile or precision, or promises twice for one device, backend and batch.
+
+def load_golden(profile: str, precision: str) -> Golden | None:
+    """The golden file of a profile at a precision; None where nothing is promised.
+
+    Raises UserError when it is malformed (an unknown key included), names another profile or
+    precision, or promises twice for one device, backend and batch.
     """
-    path = GOLDEN / profile / f"{precision}.json"
+    path = golden_path(profile, precision)
     if not path.is_file():
-        raise UserError(
-            f"no golden file {shown(path)}: nothing is promised for {profile} at {precision}"
-        )
+        return None
     document = read_json(path, "golden file")
     check_schema(document, read_json(SCHEMA, "schema"), f"golden file {shown(path)}")
     if (document["profile"], document["precision"]) != (profile, precision):

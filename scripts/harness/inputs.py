@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from .options import Options
 from .records import MadeFile, read_record, records_of
@@ -22,13 +23,13 @@ class Inputs:
     @cached_property
     def model(self) -> dict[str, dict[str, str]]:
         """Path, hash and source of the model's assets by role: weights, adapter, vocab."""
-        return read_record(records_of(self.options).model, "assets")
+        return _files(records_of(self.options).model)
 
     @cached_property
     def assets(self) -> dict[str, dict[str, str]]:
         """The model's assets, and the profile's dataset unless DATASET replaces it."""
         record = records_of(self.options).dataset
-        return self.model if record is None else {**self.model, **read_record(record, "assets")}
+        return self.model if record is None else {**self.model, **_files(record)}
 
     def file(self, role: str) -> MadeFile:
         """The model's asset with this role."""
@@ -41,3 +42,8 @@ class Inputs:
         if path is None:
             path = MadeFile.from_json(self.assets["dataset"]).checked("assets")
         return read_dataset(path, self.options.limit)
+
+
+def _files(record: Path) -> dict[str, dict[str, str]]:
+    files: dict[str, dict[str, str]] = read_record(record, "assets")["files"]
+    return files

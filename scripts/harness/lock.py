@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from .errors import UserError
 
+# Not the user's TMPDIR: the lock is the machine's.
+LOCKS = Path("/tmp")
 _POLL_SECONDS = 0.2
 
 
@@ -23,7 +24,7 @@ def device_lock(device: str, patience_seconds: float = 3600.0) -> Iterator[None]
     Waits for another holder, naming it, for at most `patience_seconds`; the kernel frees the
     lock when its holder dies. Raises UserError when patience ends.
     """
-    path = Path(tempfile.gettempdir()) / f"bert-squad-harness-{device}.lock"
+    path = LOCKS / f"bert-squad-harness-{device}.lock"
     # Opened by every user of the machine; O_NOFOLLOW since the folder is everybody's.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .backends import Backend, EngineOptions, backends, find_backend
+from .backends import Backend, EngineOptions, find_backend
 from .doctor import Choice, choose
 from .errors import UserError
 from .files import sha256_file
@@ -84,8 +84,6 @@ def read_options(environment: Mapping[str, str] | None = None) -> Options:
     """
     env = os.environ if environment is None else environment
     given_profile, given_backend = env.get("PROFILE") or None, env.get("BACKEND") or None
-    if given_backend is not None and given_backend not in backends():
-        raise UserError(f"no backend {given_backend!r}; BACKEND is one of {', '.join(backends())}")
     choice = choose(given_profile, given_backend)
     profile = load_profile(choice.profile)
     backend = find_backend(choice.backend)

@@ -94,8 +94,6 @@ def read_profile(path: Path) -> Profile:
     model = document["model"]
     windows = WindowOptions(**document["windows"])
     architecture = Architecture(**{k: v for k, v in model.items() if k != "name"})
-    if architecture.hidden % architecture.heads:
-        raise UserError(f"profile {path}: hidden is no multiple of heads; mend it")
     if windows.sequence_length > architecture.positions:
         raise UserError(f"profile {path}: sequence_length exceeds the model's positions; mend it")
     return Profile(

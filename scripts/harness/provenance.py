@@ -9,8 +9,12 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from .errors import one_line
+from .files import sha256_bytes, sha256_file
 from .paths import ROOT
 
 _PACKAGES = (
@@ -29,6 +33,12 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def code_sha256(*modules: ModuleType) -> str:
+    """One hash over the source files of `modules`: what they make depends on it."""
+    hashes = [sha256_file(Path(str(module.__file__))) for module in modules]
+    return sha256_bytes("".join(hashes).encode())
+
+
 def git_state() -> dict[str, Any]:
     """`commit` and whether tracked files differ from it (`dirty`); None outside a checkout."""
     commit = run_git("rev-parse", "HEAD")
@@ -39,12 +49,27 @@ def git_state() -> dict[str, Any]:
 def run_git(*arguments: str) -> str | None:
     """Standard output of a git command in the repository, stripped; None if it fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-        )
-    except OSError:
+        return git_output(*arguments)
+    except GitError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+
+
+class GitError(Exception):
+    """Why git did not answer, in its own words."""
+
+
+def git_output(*arguments: str) -> str:
+    """Standard output of a git command in the repository, stripped; raises GitError."""
+    # Variables such as GIT_DIR would point git at another repository.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
+    except OSError as error:
+        raise GitError(f"git cannot be run ({error.strerror})") from None
+    if done.returncode != 0:
+        raise GitError(one_line(done.stderr) or f"git {arguments[0]} failed")
+    return done.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ stage's target. The files themselves are named by the hash of what they were mad
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .errors import UserError
 from .files import read_json, sha256_file, to_json, write_atomic
 from .options import Options
 from .paths import BUILD, ROOT, shown
+from .run import CROSSCHECK, RUN
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,17 @@ class MadeFile:
 
     def checked(self, target: str) -> Path:
         """The path, once its hash has been compared; UserError names the make `target`."""
+        if not self.path.is_file():
+            raise UserError(f"{shown(self.path)} is missing; run `make {target}`")
         problem = self.problem()
         if problem is not None:
             raise UserError(f"{problem}; delete it and run `make {target}`")
         return self.path
+
+    @property
+    def intact(self) -> bool:
+        """Whether the file is there and unchanged."""
+        return self.problem() is None
 
 
 @dataclass(frozen=True)
@@ -94,12 +103,33 @@ def read_record(path: Path, target: str) -> dict[str, Any]:
     return record
 
 
-def drop_stale(records: Records) -> None:
-    """Remove records that name files which are gone, so that make runs their stages again."""
-    for path in (records.model, records.dataset, records.onnx, records.engine):
-        if path is None or not path.is_file():
-            continue
-        entries = read_json(path, "record")
-        made = entries.values() if path in (records.model, records.dataset) else [entries["file"]]
-        if not all((ROOT / entry["path"]).is_file() for entry in made):
-            path.unlink()
+def drop_stale(records: Records, run_folder: Path, lock_file: Path) -> None:
+    """Remove records that name files which are gone, so that make runs their stages again.
+
+    Likewise the record of a model whose files another lock file has vouched for, and whatever
+    is no record at all.
+    """
+    lock = shown(lock_file)
+    for path in (records.model, records.dataset):
+        if path is not None:
+            _keep(path, lambda r: r["lock"] == lock and _all_there(r["files"].values()))
+    _keep(records.onnx, lambda r: _all_there([r["file"], r["reference"]]))
+    _keep(records.engine, lambda r: _all_there([r["file"]]))
+    run, crosscheck = run_folder / RUN, run_folder / CROSSCHECK
+    _keep(run, lambda r: all((run_folder / name).is_file() for name in r["files"]))
+    _keep(crosscheck, lambda r: _all_there([r["reference"]]))
+
+
+def _all_there(entries: Iterable[dict[str, str]]) -> bool:
+    return all((ROOT / entry["path"]).is_file() for entry in entries)
+
+
+def _keep(path: Path, valid: Callable[[Any], bool]) -> None:
+    if not path.is_file():
+        return
+    try:
+        good = valid(read_json(path, "record"))
+    except (UserError, AttributeError, KeyError, TypeError):
+        good = False
+    if not good:
+        path.unlink()

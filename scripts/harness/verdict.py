@@ -22,6 +22,12 @@ def write(verdict: Verdict) -> None:
     write_if_changed(VERIFY, to_json(verdict.as_json()))
 
 
+def withdraw() -> None:
+    """Remove verify.json and verify.xml."""
+    for path in (VERIFY, JUNIT):
+        path.unlink(missing_ok=True)
+
+
 def junit_xml(verdict: Verdict) -> str:
     """The checks as a JUnit test suite: unpromised is skipped, inconclusive an error."""
     suite = TestSuite(verdict.run)

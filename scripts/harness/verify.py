@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from .batches import plan_batches
 from .crosscheck import compare
 from .errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, one_line
 from .files import read_json, sha256_file
-from .golden import Golden, load_golden
+from .golden import Golden, golden_path, load_golden
+from .manifest import load_manifest
 from .measure import NOISE_SPREAD, summarize
 from .options import Options
-from .paths import ROOT, shown
+from .paths import MANIFEST, shown
+from .provenance import GitError
 from .records import MadeFile
 from .run import (
     CROSSCHECK,
@@ -41,6 +44,8 @@ from .scoring import Score, score
 from .squad import Dataset
 from .windows import Windows, cut_windows, load_tokenizer
 
+# What reading a damaged run can raise.
+_DAMAGE = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 PASS, FAIL, UNPROMISED, UNCLEAR = "pass", "fail", "unpromised", "inconclusive"
 
 
@@ -96,6 +101,8 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     folder = options.run_folder
     run = read_run(folder)
     identity = (shown(folder), sha256_file(folder / RUN))
+    if golden is None:
+        return Verdict(*identity, [_nothing_promised(options)])
     checks = [_golden_committed(golden)]
     checks += [_guard("run's options", lambda: _options(options, run))]
     checks += [_guard("files unchanged", lambda: _files(folder, run))]
@@ -117,17 +124,24 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     checks += _accuracy(golden, options.backend.name, scored)
     checks += [_guard("metrics agree", lambda: _metrics(metrics, scored, timings))]
     checks += [_guard("passes agree", lambda: _stable(metrics))]
-    checks += [_guard("timings plausible", lambda: _timings(timings, run, windows, options))]
+    plausible = partial(_timings, timings, run, len(dataset.questions), windows, options)
+    checks += [_guard("timings plausible", plausible)]
     checks += [_guard("QPS", lambda: _qps(golden, run, options, timings))]
-    checks += _crosscheck(golden, options, dataset, windows, logits)
+    checks += _crosscheck(golden, run, options, dataset, windows, logits)
     return Verdict(*identity, checks)
+
+
+def _nothing_promised(options: Options) -> Check:
+    path = shown(golden_path(options.profile.name, options.precision))
+    note = f"no golden file {path}: nothing is promised at {options.precision}"
+    return Check("limits hold for dataset", "yes", "no", None, FAIL, path, note)
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:
     """`check`'s result; whatever a damaged file makes it raise is that check failed."""
     try:
         return check()
-    except (UserError, KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+    except _DAMAGE as error:
         return _failed(name, error)
 
 
@@ -151,17 +165,13 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _golden_committed(golden: Golden) -> Check:
-    reason = golden.uncommitted()
-    status = PASS if reason is None else UNCLEAR if "no git checkout" in reason else FAIL
-    return Check(
-        "golden file as committed",
-        "yes",
-        "yes" if reason is None else "no",
-        None,
-        status,
-        shown(golden.path),
-        reason or "",
-    )
+    try:
+        reason = golden.uncommitted()
+        status, actual = (PASS, "yes") if reason is None else (FAIL, "no")
+    except GitError as error:
+        reason, status, actual = f"git cannot tell: {error}", UNCLEAR, "unknown"
+    name = "golden file as committed"
+    return Check(name, "yes", actual, None, status, shown(golden.path), reason or "")
 
 
 def _options(options: Options, run: dict[str, Any]) -> Check:
@@ -184,8 +194,15 @@ def _files(folder: Path, run: dict[str, Any]) -> Check:
 
 
 def _inputs(run: dict[str, Any], dataset: Dataset) -> Check:
-    made = [run["onnx"], run["engine"], *run["assets"].values()]
+    made = [run["onnx"], run["reference"], run["engine"], *run["assets"].values()]
     found = [MadeFile.from_json(entry).problem() for entry in made]
+    manifest = load_manifest(MANIFEST)
+    for entry in run["assets"].values():
+        published = manifest[entry["name"]].sha256
+        if published is not None and entry["sha256"] != published:
+            found.append(f"{entry['name']} is not what the manifest names")
+    if run["engine_made_from"]["onnx"] != run["onnx"]["sha256"]:
+        found.append("the engine was built from another graph")
     if run["dataset"]["sha256"] != dataset.sha256:
         found.append("the run was made over another dataset")
     return _holds("inputs unchanged", [problem for problem in found if problem])
@@ -281,15 +298,19 @@ def _same(stored: Any, computed: Any) -> bool:
 
 
 def _timings(
-    timings: dict[str, Any], run: dict[str, Any], windows: Windows, options: Options
+    timings: dict[str, Any],
+    run: dict[str, Any],
+    questions: int,
+    windows: Windows,
+    options: Options,
 ) -> Check:
     problems = []
     plan = plan_batches(windows.lengths, options.batch)
     shapes = [[options.batch, int(windows.lengths[rows].max())] for rows in plan]
     if timings["shapes"] != shapes:
         problems.append("batches are not those of the windows")
-    if timings["windows"] != len(windows) or timings["batch"] != options.batch:
-        problems.append("numbers of windows or batch are not the run's")
+    counts = {"windows": len(windows), "batch": options.batch, "questions": questions}
+    problems += [f"{name} are not {n}" for name, n in counts.items() if timings[name] != n]
     if len(timings["seconds"]) < options.profile.repeats:
         problems.append(f"fewer than {options.profile.repeats} repeats")
     if len(timings["seconds"]) != len(timings["wall_seconds"]):
@@ -326,17 +347,23 @@ def _qps(golden: Golden, run: dict[str, Any], options: Options, timings: dict[st
 
 
 def _crosscheck(
-    golden: Golden, options: Options, dataset: Dataset, windows: Windows, logits: Logits
+    golden: Golden,
+    run: dict[str, Any],
+    options: Options,
+    dataset: Dataset,
+    windows: Windows,
+    logits: Logits,
 ) -> list[Check]:
     limits = golden.crosscheck(options.backend.name)
     try:
         stored = _object(options.run_folder / CROSSCHECK)
-        reference = MadeFile.from_json(stored["reference"])
-        problem = reference.problem()
-        if problem is not None:
-            raise UserError(f"{problem}; run `make crosscheck`")
-        again = compare(dataset, windows, logits, read_logits(ROOT / reference.path))
-    except (UserError, KeyError, TypeError) as error:
+        if stored["run_sha256"] != sha256_file(options.run_folder / RUN):
+            raise UserError("crosscheck.json belongs to another run; run `make crosscheck`")
+        if stored["graph"] != run["reference"]:
+            raise UserError("the cross-check was made with another graph; run `make crosscheck`")
+        reference = read_logits(MadeFile.from_json(stored["reference"]).checked("crosscheck"))
+        again = compare(dataset, windows, logits, reference)
+    except _DAMAGE as error:
         return [_failed("cross-check", error)]
     checks = []
     for name in ("max_abs_difference", "mean_abs_difference", "min_cosine", "equal_answers"):

@@ -54,7 +54,11 @@ class OrtSession:
             for name, role, kind in self._inputs
         }
         began = time.perf_counter()
-        outputs = self._session.run(self._outputs, feed)
+        try:
+            outputs = self._session.run(self._outputs, feed)
+        except Exception as error:  # ONNX Runtime's exception classes have no common base.
+            shape = "x".join(map(str, input_ids.shape))
+            raise UserError(f"a batch of {shape} failed ({error}); try a smaller BATCH") from None
         self.seconds = time.perf_counter() - began
         if len(outputs) == 1:
             return outputs[0][..., 0], outputs[0][..., 1]
@@ -120,7 +124,9 @@ class OrtCpu:
         return "cpu"
 
     def device(self, index: int) -> dict[str, Any]:
-        """The processor; a CPU has no index."""
+        """The processor; there is no other than 0."""
+        if index:
+            raise UserError(f"backend {self.name} has no device {index}; leave DEVICE out")
         return cpu_facts()
 
 
