@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.assets import AssetStore
 from transformers_model import REFERENCE
 
 from harness import graph
 from harness.adapter import merge_adapter, read_adapter
+from harness.assets import AssetStore
 from harness.backends import EngineOptions
 from harness.backends.ort import OrtSession, fuse
 from harness.profile import load_profile
