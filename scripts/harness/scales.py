@@ -1,0 +1,143 @@
+"""One model's quantization scales: symmetric, weights per output channel, activations per tensor.
+
+Quantized value = clip(round(value / scale)), rounding half to even, in [-127, 127] for INT8.
+-128 is left out, so that negation is exact and no product of two extremes overflows a pair sum.
+FP8 (E4M3) is value / scale rounded to `float8_e4m3fn`, whose largest value is 448.
+
+Activations are named by the tensor that a GEMM takes; `{i}` counts layers from 0:
+
+    layer.{i}.attention.input           hidden state into query, key and value
+    layer.{i}.attention.{queries,keys,values}   their outputs, bias added, which attention takes
+    layer.{i}.attention.probabilities   softmax output
+    layer.{i}.attention.context         into attention.output
+    layer.{i}.ffn.input                 into ffn.in
+    layer.{i}.ffn.inner                 GELU output, into ffn.out
+    qa.input                            into qa
+
+Weights are named as in `weights`, without `.weight`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from .errors import UserError
+from .weights import Architecture, Array, Weights, read_safetensors
+
+Int8 = npt.NDArray[np.int8]
+
+INT8_MAX = 127.0
+FP8_MAX = 448.0
+_FORMAT = "bert-scales-1"
+
+
+@dataclass(frozen=True)
+class Scales:
+    """`activations` maps a tensor's name to its float32 scale, `weights` a linear's name to its
+    float32 scales (out,). `fp8_activations` and `fp8_weights` are the same for E4M3, empty where
+    the source has none. `origin` says where they come from, as JSON.
+    """
+
+    activations: dict[str, np.float32]
+    weights: dict[str, Array]
+    fp8_activations: dict[str, np.float32] = field(default_factory=dict)
+    fp8_weights: dict[str, Array] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def gemm_inputs(architecture: Architecture) -> dict[str, str]:
+    """The activation that each quantized linear takes, by the linear's name."""
+    inputs = {}
+    for i in range(architecture.layers):
+        for part in ("query", "key", "value"):
+            inputs[f"layer.{i}.attention.{part}"] = f"layer.{i}.attention.input"
+        inputs[f"layer.{i}.attention.output"] = f"layer.{i}.attention.context"
+        inputs[f"layer.{i}.ffn.in"] = f"layer.{i}.ffn.input"
+        inputs[f"layer.{i}.ffn.out"] = f"layer.{i}.ffn.inner"
+    inputs["qa"] = "qa.input"
+    return inputs
+
+
+def weight_scales(weight: Array, largest: float) -> Array:
+    """Scales (out,) float32 with which a weight (out, in) float32 fills [-largest, largest].
+
+    A channel of zeros gets the smallest normal float32: any scale would do but zero.
+    """
+    amax = np.abs(weight).max(axis=1)
+    smallest = np.finfo(np.float32).tiny
+    scales: Array = np.maximum(amax / np.float32(largest), smallest).astype(np.float32)
+    return scales
+
+
+def quantize_weight(weight: Array, scales: Array) -> Int8:
+    """int8 (out, in) of a weight (out, in) float32 and its scales (out,)."""
+    rounded = np.rint(weight / scales[:, None])
+    integers: Int8 = np.clip(rounded, -INT8_MAX, INT8_MAX).astype(np.int8)
+    return integers
+
+
+def check_scales(scales: Scales, weights: Weights, architecture: Architecture) -> None:
+    """Raise UserError unless every quantized GEMM has its scales, all positive and finite.
+
+    The QA head may have none: it then stays in float, as it does upstream.
+    """
+    advice = "run `make scales` again"
+    for linear, activation in gemm_inputs(architecture).items():
+        if linear == "qa" and "qa" not in scales.weights:
+            continue
+        if activation not in scales.activations or linear not in scales.weights:
+            raise UserError(f"scales of {linear} are missing; {advice}")
+        outputs = weights[f"{linear}.weight"].shape[:1]
+        if scales.weights[linear].shape != outputs:
+            raise UserError(f"{linear} has scales {scales.weights[linear].shape}; {advice}")
+    for group in (scales.activations, scales.weights, scales.fp8_activations, scales.fp8_weights):
+        for name, value in group.items():
+            if not (np.isfinite(value).all() and np.all(np.asarray(value) > 0)):
+                raise UserError(f"a scale of {name} is not positive and finite; {advice}")
+
+
+def save_scales(scales: Scales, path: Path) -> None:
+    """Write `scales` to `path` as safetensors, the same bytes for the same scales."""
+    tensors = {
+        f"{kind}.{name}": np.asarray(value, np.float32, order="C")
+        for kind, group in _groups(scales).items()
+        for name, value in group.items()
+    }
+    metadata = {"format": _FORMAT, "origin": json.dumps(scales.origin, sort_keys=True)}
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+
+
+def read_scales(path: Path) -> Scales:
+    """The scales in `path`; raises UserError for a missing file or one of another kind."""
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise UserError(f"{path} holds no scales; run `make scales`")
+    groups: dict[str, dict[str, Any]] = {kind: {} for kind in _groups(Scales({}, {}))}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind not in groups or value.dtype != np.float32 or value.ndim > 1:
+            raise UserError(f"{path} holds {key[:100]!r}, which is no scale; run `make scales`")
+        groups[kind][name] = value if value.ndim else np.float32(value)
+    return Scales(
+        groups["activation"],
+        groups["weight"],
+        groups["fp8_activation"],
+        groups["fp8_weight"],
+        json.loads(metadata.get("origin", "{}")),
+    )
+
+
+def _groups(scales: Scales) -> dict[str, dict[str, Any]]:
+    return {
+        "activation": dict(scales.activations),
+        "weight": dict(scales.weights),
+        "fp8_activation": dict(scales.fp8_activations),
+        "fp8_weight": dict(scales.fp8_weights),
+    }
