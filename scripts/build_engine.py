@@ -1,13 +1,21 @@
 """Build the backend's engine from the ONNX graph."""
 
 import sys
+from types import ModuleType
 
+from harness import backends
 from harness.errors import OK, run_command
 from harness.files import atomic_path, fingerprint
 from harness.options import read_options
 from harness.paths import BUILD, shown
 from harness.provenance import code_sha256
 from harness.records import MadeFile, read_record, records_of, write_record
+
+
+def backend_modules() -> list[ModuleType]:
+    """The modules that backends are written in, by name."""
+    package = backends.__name__
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith(package)]
 
 
 def main() -> int:
@@ -21,8 +29,8 @@ def main() -> int:
         "backend": backend.name,
         "precision": options.precision,
         "options": backend.engine_inputs(options.engine),
-        # The engine's author is an input too.
-        "code": code_sha256(sys.modules[type(backend).__module__]),
+        # The engine's authors are inputs too.
+        "code": code_sha256(*backend_modules()),
     }
     name = f"{options.profile.model}-{options.precision}-{fingerprint(made_from)}"
     path = BUILD / "engine" / backend.name / (name + backend.engine_suffix())

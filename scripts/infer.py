@@ -5,18 +5,29 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from harness.batches import plan_batches
 from harness.errors import OK, run_command
 from harness.files import to_json, write_atomic
 from harness.inputs import Inputs
 from harness.lock import device_lock
 from harness.measure import NOISE_SPREAD, Pass, run_pass, summarize, warm_up
-from harness.options import read_options
+from harness.options import Options, read_options
 from harness.paths import shown
 from harness.provenance import environment, git_state, utc_now
 from harness.records import MadeFile, read_record, records_of
 from harness.run import LOGITS, METRICS, PREDICTIONS, RUN, TIMINGS, Logits, write_logits
 from harness.scoring import score
-from harness.windows import load_tokenizer
+from harness.windows import Int32, cut_windows, load_tokenizer
+
+
+def warm_shapes(options: Options, lengths: Int32) -> list[tuple[int, int]]:
+    """The largest batch as often as the profile says, and each shape that must be compiled."""
+    plan = plan_batches(lengths, options.batch, options.backend.token_budget)
+    shapes = [(len(rows), int(lengths[rows].max())) for rows in plan]
+    largest = max(shapes, key=lambda shape: shape[0] * shape[1])
+    full = (largest[0], options.profile.windows.sequence_length)
+    distinct = sorted(set(shapes)) if options.backend.compiles_shapes else []
+    return [full] * options.profile.warmup + distinct
 
 
 def main() -> int:
@@ -31,11 +42,20 @@ def main() -> int:
     with device_lock(backend.lock_name(options.device)):
         started, began = utc_now(), time.perf_counter()
         session = backend.load(engine_file, options.engine)
-        warm_up(session, options.batch, profile.windows.sequence_length, profile.warmup)
+        windows = cut_windows(dataset.questions, tokenizer, profile.windows)
+        warm_up(session, warm_shapes(options, windows.lengths))
         passes: list[Pass] = []
         for repeat in range(profile.repeats):
             label = f"pass {repeat + 1} of {profile.repeats}"
-            done = run_pass(session, dataset.questions, tokenizer, profile, options.batch, label)
+            done = run_pass(
+                session,
+                dataset.questions,
+                tokenizer,
+                profile,
+                options.batch,
+                backend.token_budget,
+                label,
+            )
             # One pass's logits are enough, and all of them would not fit a small machine.
             passes.append(done if not passes else done.without_logits())
         wall_seconds = time.perf_counter() - began
@@ -47,8 +67,10 @@ def main() -> int:
         "windows": len(first.windows),
         "batch": options.batch,
         "warmup": profile.warmup,
-        "shapes": first.shapes,
-        "seconds": [done.seconds for done in passes],
+        "streams": session.streams,
+        "shapes": first.execution.shapes,
+        "seconds": [done.execution.seconds for done in passes],
+        "execution_seconds": [done.execution.wall_seconds for done in passes],
         "wall_seconds": [done.wall_seconds for done in passes],
     }
     scored = score(dataset.questions, first.predictions)
@@ -69,7 +91,8 @@ def main() -> int:
     write_atomic(folder / METRICS, to_json(metrics))
     write_atomic(folder / TIMINGS, to_json(timings))
     write_logits(
-        folder / LOGITS, Logits(first.start_logits, first.end_logits, first.windows.lengths)
+        folder / LOGITS,
+        Logits(first.execution.start_logits, first.execution.end_logits, first.windows.lengths),
     )
     files = (PREDICTIONS, METRICS, TIMINGS, LOGITS)
     run = {

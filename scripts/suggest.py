@@ -20,7 +20,7 @@ def main() -> int:
         return OK
     timings = read_json(options.run_folder / TIMINGS, "timings")
     work = sum(b * s * flops(options.profile, s) for b, s in timings["shapes"])
-    rate = work * len(timings["seconds"]) / sum(map(sum, timings["seconds"]))
+    rate = work * len(timings["seconds"]) / sum(timings["execution_seconds"])
     bert = load_profile(BERT_BASE)
     length = bert.windows.sequence_length
     # Every pass, the warm-up at full shape, and the cross-check's pass.

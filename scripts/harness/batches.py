@@ -1,13 +1,20 @@
-"""Windows in batches: sorted by length, padded to the longest member."""
+"""Windows in batches: sorted by length, padded to the longest member.
+
+A batch size is a number, the protocol's, or "auto": as many windows as a token budget holds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .windows import Float32, Int32, Windows
+
+BatchSize = int | Literal["auto"]
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -20,16 +27,35 @@ class Batch:
     input_mask: Int32
 
 
-def plan_batches(lengths: Int32, batch: int) -> list[npt.NDArray[np.int64]]:
-    """Window indices of each batch, shortest windows first (upstream's protocol).
+def plan_batches(
+    lengths: Int32, batch: BatchSize, token_budget: int = 0
+) -> list[npt.NDArray[np.int64]]:
+    """Window indices of each batch.
 
-    The last batch is filled up with copies of its longest window, so that ceil(W / batch) *
-    batch, which the protocol's QPS counts, is what really runs.
+    With a number: shortest windows first (upstream's protocol). The last batch is filled up
+    with copies of its longest window, so that ceil(W / batch) * batch, which the protocol's QPS
+    counts, is what really runs.
+
+    With "auto": longest windows first, so that streams end together; each batch holds as many
+    windows as `token_budget` tokens allow, padding included, and at least one.
     """
     order = np.argsort(lengths, kind="stable")
+    if batch == AUTO:
+        return _within_budget(lengths, order[::-1], token_budget)
     missing = -len(order) % batch
     order = np.concatenate((order, np.repeat(order[-1:], missing)))
     return list(order.reshape(-1, batch))
+
+
+def _within_budget(
+    lengths: Int32, order: npt.NDArray[np.int64], token_budget: int
+) -> list[npt.NDArray[np.int64]]:
+    plan, first = [], 0
+    while first < len(order):
+        count = max(1, token_budget // int(lengths[order[first]]))
+        plan.append(order[first : first + count])
+        first += count
+    return plan
 
 
 def assemble(windows: Windows, rows: npt.NDArray[np.int64]) -> Batch:

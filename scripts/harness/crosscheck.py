@@ -10,6 +10,7 @@ import numpy as np
 
 from .answers import answer_texts
 from .backends.ort import OrtSession
+from .batches import plan_batches
 from .errors import UserError
 from .measure import run_windows
 from .run import Logits, write_logits
@@ -44,8 +45,9 @@ class Comparison:
 def compute_reference(onnx_file: Path, windows: Windows, target: Path) -> None:
     """Write the reference logits of `windows` through `onnx_file` to `target`."""
     session = OrtSession(onnx_file, optimized=False)
-    start, end, _, _ = run_windows(session, windows, _BATCH, "reference logits")
-    write_logits(target, Logits(start, end, windows.lengths))
+    plan = plan_batches(windows.lengths, _BATCH)
+    made = run_windows(session, windows, plan, "reference logits")
+    write_logits(target, Logits(made.start_logits, made.end_logits, windows.lengths))
 
 
 def compare(

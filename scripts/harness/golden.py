@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from .batches import BatchSize
 from .errors import UserError
 from .files import read_json
 from .paths import GOLDEN, shown
@@ -47,7 +48,7 @@ class Golden:
             return None
         return {k: v for k, v in entry.items() if k not in ("source", "derivation")}
 
-    def qps(self, device: str, backend: str, batch: int) -> Promise | None:
+    def qps(self, device: str, backend: str, batch: BatchSize) -> Promise | None:
         """The QPS promise for this device, backend and batch; None without one."""
         for entry in self.document["qps"]:
             if (entry["device"], entry["backend"], entry["batch"]) == (device, backend, batch):

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
+def cores() -> int:
+    """The cores this process may use: a container or taskset often grants fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def cpu_facts() -> dict[str, Any]:
     """The processor: `name` (model and usable cores), `cores`, `memory_gib`, `clock_mhz`.
 
@@ -20,11 +27,9 @@ def cpu_facts() -> dict[str, Any]:
             key, _, value = line.partition(":")
             fields.setdefault(key.strip(), []).append(value.strip())
     model = fields.get("model name", [platform.processor() or platform.machine()])[0]
-    # The cores this process may use: a container or taskset often grants fewer than there are.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "name": f"{model} ({cores} cores)",
-        "cores": cores,
+        "name": f"{model} ({cores()} cores)",
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "clock_mhz": [float(value) for value in fields.get("cpu MHz", [])],
     }

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from .answers import answer_texts
-from .backends import Session
-from .batches import assemble, plan_batches, scatter
+from .backends import Outputs, Session
+from .batches import AUTO, Batch, BatchSize, assemble, plan_batches, scatter
 from .profile import Profile
 from .squad import Question
 from .windows import Float32, Windows, cut_windows
@@ -26,30 +29,47 @@ NOISE_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass: windows, packed logits (T,), answers, seconds a batch and in all."""
+class Execution:
+    """Packed logits (T,), and each batch's shape and seconds in the order of the plan.
 
-    windows: Windows
+    `wall_seconds` is the time from the first batch's start to the last one's end; with several
+    streams it is less than the sum of `seconds`.
+    """
+
     start_logits: Float32
     end_logits: Float32
-    predictions: dict[str, str]
     shapes: list[tuple[int, int]]
     seconds: list[float]
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: windows, their execution, answers, and seconds from text to answers."""
+
+    windows: Windows
+    execution: Execution
+    predictions: dict[str, str]
     wall_seconds: float
 
     def without_logits(self) -> Pass:
         """The pass less its large arrays."""
         empty = np.empty(0, dtype=np.float32)
-        return replace(self, start_logits=empty, end_logits=empty)
+        return replace(
+            self, execution=replace(self.execution, start_logits=empty, end_logits=empty)
+        )
 
 
-def warm_up(session: Session, batch: int, sequence_length: int, times: int) -> None:
-    """Run `times` batches of full shape whose results nobody reads."""
-    shape = (batch, sequence_length)
-    ones = np.ones(shape, dtype=np.int32)
-    segment = np.zeros(shape, dtype=np.int32)
-    for _ in progress(range(times), "warm-up"):
-        session.run(ones, segment, ones)
+def warm_up(session: Session, shapes: Sequence[tuple[int, int]]) -> None:
+    """Run batches of `shapes` (batch, seq) whose results nobody reads."""
+
+    def made() -> Iterator[Batch]:
+        for shape in progress(shapes, "warm-up"):
+            ones = np.ones(shape, dtype=np.int32)
+            yield Batch(np.arange(len(ones)), ones, np.zeros_like(ones), ones)
+
+    for _ in _concurrently(session, made()):
+        continue
 
 
 def run_pass(
@@ -57,35 +77,58 @@ def run_pass(
     questions: Sequence[Question],
     tokenizer: Tokenizer,
     profile: Profile,
-    batch: int,
+    batch: BatchSize,
+    token_budget: int,
     label: str,
 ) -> Pass:
-    """Text to answers once: windows, sorted batches, execution, spans."""
+    """Text to answers once: windows, batches, execution, spans."""
     began = time.perf_counter()
     windows = cut_windows(questions, tokenizer, profile.windows)
-    start, end, shapes, seconds = run_windows(session, windows, batch, label)
-    predictions = answer_texts(questions, windows, start, end)
+    plan = plan_batches(windows.lengths, batch, token_budget)
+    execution = run_windows(session, windows, plan, label)
+    predictions = answer_texts(questions, windows, execution.start_logits, execution.end_logits)
     wall = time.perf_counter() - began
-    return Pass(windows, start, end, predictions, shapes, seconds, wall)
+    return Pass(windows, execution, predictions, wall)
 
 
 def run_windows(
-    session: Session, windows: Windows, batch: int, label: str
-) -> tuple[Float32, Float32, list[tuple[int, int]], list[float]]:
-    """Packed start and end logits (T,) of `windows`, and each batch's shape and seconds."""
+    session: Session, windows: Windows, plan: Sequence[npt.NDArray[np.int64]], label: str
+) -> Execution:
+    """Execute `windows` in the batches of `plan`, as many at once as the session has streams."""
     # NaN shows a token whose logits no batch has written.
     start, end = np.full((2, len(windows.tokens)), np.nan, dtype=np.float32)
     shapes, seconds = [], []
-    for rows in progress(plan_batches(windows.lengths, batch), label):
-        inputs = assemble(windows, rows)
-        start_logits, end_logits = session.run(
-            inputs.input_ids, inputs.segment_ids, inputs.input_mask
-        )
-        seconds.append(session.seconds)
-        shapes.append((inputs.input_ids.shape[0], inputs.input_ids.shape[1]))
-        scatter(windows, inputs, start_logits, start)
-        scatter(windows, inputs, end_logits, end)
-    return start, end, shapes, seconds
+    batches = (assemble(windows, rows) for rows in progress(plan, label))
+    began = time.perf_counter()
+    for batch, outputs in _concurrently(session, batches):
+        seconds.append(outputs.seconds)
+        shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
+        scatter(windows, batch, outputs.start_logits, start)
+        scatter(windows, batch, outputs.end_logits, end)
+    return Execution(start, end, shapes, seconds, time.perf_counter() - began)
+
+
+def _concurrently(session: Session, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]:
+    """Each batch and its outputs, in order, while the next ones already run."""
+
+    def run(batch: Batch) -> Outputs:
+        return session.run(batch.input_ids, batch.segment_ids, batch.input_mask)
+
+    if session.streams == 1:
+        for batch in batches:
+            yield batch, run(batch)
+        return
+    # Enough in flight that no stream waits for a slower one's result to be taken.
+    in_flight: deque[tuple[Batch, Future[Outputs]]] = deque()
+    with ThreadPoolExecutor(session.streams) as pool:
+        for batch in batches:
+            in_flight.append((batch, pool.submit(run, batch)))
+            if len(in_flight) > 4 * session.streams:
+                first, outputs = in_flight.popleft()
+                yield first, outputs.result()
+        while in_flight:
+            first, outputs = in_flight.popleft()
+            yield first, outputs.result()
 
 
 def progress(items: Sequence[Any], label: str) -> Any:
@@ -98,8 +141,14 @@ def progress(items: Sequence[Any], label: str) -> Any:
         yield from bar.track(items, description=label, update_period=0.5)
 
 
-def qps(windows: int, batch: int, seconds: Sequence[float]) -> float:
-    """Upstream's "Latency QPS": ceil(windows / batch) * batch / sum of `seconds`, in 1/s."""
+def qps(windows: int, batch: BatchSize, seconds: Sequence[float], wall: float) -> float:
+    """Windows a second of one pass, in 1/s.
+
+    With a batch size, upstream's "Latency QPS": ceil(windows / batch) * batch / sum of
+    `seconds`. With "auto" batches overlap and none is filled up: windows / `wall`.
+    """
+    if batch == AUTO:
+        return windows / wall
     return math.ceil(windows / batch) * batch / math.fsum(seconds)
 
 
@@ -110,7 +159,8 @@ def summarize(timings: dict[str, Any]) -> dict[str, Any]:
     min) / median; `latency_ms` holds percentiles over all batches of all repeats, in ms.
     """
     windows, batch, questions = timings["windows"], timings["batch"], timings["questions"]
-    fast = [qps(windows, batch, seconds) for seconds in timings["seconds"]]
+    passes = zip(timings["seconds"], timings["execution_seconds"], strict=True)
+    fast = [qps(windows, batch, seconds, wall) for seconds, wall in passes]
     whole = [questions / wall for wall in timings["wall_seconds"]]
     latency = np.percentile(np.asarray(timings["seconds"]).ravel() * 1e3, [50, 90, 99])
     return {

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .backends import Backend, EngineOptions, find_backend
+from .batches import AUTO, BatchSize
 from .doctor import Choice, choose
 from .errors import UserError
 from .files import sha256_file
@@ -19,15 +20,17 @@ from .profile import Profile, load_profile
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for. `dataset` replaces the profile's; `limit` keeps the first questions."""
+    """What is asked for. `dataset` and `calibration` replace the profile's;
+    `limit` keeps the first questions."""
 
     profile: Profile
     backend: Backend
     precision: str
-    batch: int
+    batch: BatchSize
     device: int
     limit: int | None
     dataset: Path | None
+    calibration: Path | None
     choice: Choice
 
     @property
@@ -41,6 +44,23 @@ class Options:
             heads=self.profile.architecture.heads,
             device=self.device,
         )
+
+    @property
+    def graph_precision(self) -> str:
+        """The precision of the ONNX graph that the engine is built from."""
+        return self.backend.graph_precision(self.precision)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether that graph takes scales."""
+        return self.graph_precision.startswith("int8")
+
+    @cached_property
+    def calibration_suffix(self) -> str:
+        """What tells quantized files apart from those of the profile's own calibration data."""
+        if self.calibration is None or not self.quantized:
+            return ""
+        return f"-calibration-{sha256_file(self.calibration)[:8]}"
 
     @cached_property
     def run_name(self) -> str:
@@ -57,7 +77,7 @@ class Options:
             # The content's hash keeps apart files of one name; only safe characters get through.
             stem = re.sub(r"[^A-Za-z0-9.]+", "_", self.dataset.name.removesuffix(".gz"))
             suffix += f"-{stem.removesuffix('.json')[:40]}-{sha256_file(self.dataset)[:8]}"
-        return f"{self.backend.name}-{self.precision}{suffix}"
+        return f"{self.backend.name}-{self.precision}{suffix}{self.calibration_suffix}"
 
     @property
     def run_folder(self) -> Path:
@@ -74,6 +94,7 @@ class Options:
             "device": self.device,
             "limit": self.limit,
             "dataset": None if self.dataset is None else self.dataset.name,
+            "calibration": None if self.calibration is None else self.calibration.name,
         }
 
 
@@ -97,10 +118,11 @@ def read_options(environment: Mapping[str, str] | None = None) -> Options:
         profile=profile,
         backend=backend,
         precision=precision,
-        batch=_number(env, "BATCH", 1, 4096) or profile.batch,
+        batch=_batch(env) or profile.batch,
         device=_number(env, "DEVICE", 0, 1023) or 0,
         limit=_number(env, "LIMIT", 1, 10**9),
         dataset=read_path(env, "DATASET"),
+        calibration=read_path(env, "CALIBRATION"),
         choice=choice,
     )
 
@@ -124,13 +146,21 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
     return value == "1"
 
 
-def _number(env: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+def _number(
+    env: Mapping[str, str], name: str, least: int, most: int, besides: str = ""
+) -> int | None:
     value = env.get(name) or None
     if value is None:
         return None
     if not re.fullmatch(r"[0-9]{1,10}", value, re.ASCII) or not least <= int(value) <= most:
-        raise UserError(f"{name} is {value!r}; it is a whole number from {least} to {most}")
+        raise UserError(
+            f"{name} is {value!r}; it is a whole number from {least} to {most}{besides}"
+        )
     return int(value)
+
+
+def _batch(env: Mapping[str, str]) -> BatchSize | None:
+    return AUTO if env.get("BATCH") == AUTO else _number(env, "BATCH", 1, 4096, f" or {AUTO}")
 
 
 def asset_lock_path(env: Mapping[str, str]) -> Path:

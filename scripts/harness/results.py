@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .batches import AUTO
 from .errors import UserError
 from .files import read_json, sha256_file
 from .measure import NOISE_SPREAD, summarize
@@ -41,6 +42,7 @@ _TEXT = {"type": "string"}
 _PATH = {"type": "string", "pattern": "^[^\0\ud800-\udfff]*$"}
 # Upper ends keep out numbers that overflow when they are scaled.
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 10**12}
+_BATCH = {"anyOf": [_COUNT, {"const": AUTO}]}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}
 _AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e15}
 _PERCENT = {"type": "number", "minimum": 0, "maximum": 100}
@@ -49,7 +51,7 @@ _RUN = _object(
         profile=_TEXT,
         backend=_TEXT,
         precision=_TEXT,
-        batch=_COUNT,
+        batch=_BATCH,
         limit={"type": ["integer", "null"]},
         dataset={"type": ["string", "null"]},
     ),
@@ -107,7 +109,7 @@ _PROMISE = _object(
     accuracy=_object(exact_match=_object(value=_PERCENT), f1=_object(value=_PERCENT)),
     qps={
         "type": "array",
-        "items": _object(device=_TEXT, backend=_TEXT, batch=_COUNT, value=_POSITIVE, source=_TEXT),
+        "items": _object(device=_TEXT, backend=_TEXT, batch=_BATCH, value=_POSITIVE, source=_TEXT),
     },
 )
 

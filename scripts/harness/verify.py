@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .answers import answer_texts
-from .batches import plan_batches
+from .batches import AUTO, plan_batches
 from .crosscheck import compare
 from .errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, one_line
 from .files import read_json, sha256_file
@@ -305,26 +305,39 @@ def _timings(
     options: Options,
 ) -> Check:
     problems = []
-    plan = plan_batches(windows.lengths, options.batch)
-    shapes = [[options.batch, int(windows.lengths[rows].max())] for rows in plan]
+    plan = plan_batches(windows.lengths, options.batch, options.backend.token_budget)
+    shapes = [[len(rows), int(windows.lengths[rows].max())] for rows in plan]
     if timings["shapes"] != shapes:
         problems.append("batches are not those of the windows")
     counts = {"windows": len(windows), "batch": options.batch, "questions": questions}
     problems += [f"{name} are not {n}" for name, n in counts.items() if timings[name] != n]
     if len(timings["seconds"]) < options.profile.repeats:
         problems.append(f"fewer than {options.profile.repeats} repeats")
-    if len(timings["seconds"]) != len(timings["wall_seconds"]):
-        problems.append("repeats and wall times differ in number")
-    for seconds, wall in zip(timings["seconds"], timings["wall_seconds"], strict=False):
+    per_pass = [timings[name] for name in ("seconds", "execution_seconds", "wall_seconds")]
+    if len({len(times) for times in per_pass}) != 1:
+        problems.append("repeats, execution times and wall times differ in number")
+    # Batches overlap where BATCH is auto, each stream's stay in a row.
+    at_once = _streams(timings, options)
+    for seconds, execution, wall in zip(*per_pass, strict=False):
         if len(seconds) != len(plan):
             problems.append("a repeat has not one time a batch")
         if not all(math.isfinite(t) and t > 0 for t in seconds):
             problems.append("a batch took no positive time")
-        if not math.isfinite(wall) or math.fsum(seconds) > wall:
-            problems.append("batches took longer than their repeat")
+        if not math.fsum(seconds) <= at_once * execution:
+            problems.append("batches took longer than their execution")
+        if not execution <= wall < math.inf:
+            problems.append("execution took longer than its repeat")
     if not math.fsum(timings["wall_seconds"]) <= run["wall_seconds"]:
         problems.append("repeats took longer than the run")
     return _holds("timings plausible", problems[:1])
+
+
+def _streams(timings: dict[str, Any], options: Options) -> int:
+    """How many batches may have run at once: one, unless BATCH is auto."""
+    count = timings["streams"]
+    if type(count) is not int or count < 1 or (count > 1 and options.batch != AUTO):
+        raise UserError(f"the timings claim {count} streams; run `make infer` again")
+    return count
 
 
 def _qps(golden: Golden, run: dict[str, Any], options: Options, timings: dict[str, Any]) -> Check:

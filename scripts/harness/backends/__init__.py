@@ -4,37 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from ..batches import BatchSize
 from ..errors import UserError
 from ..windows import Float32, Int32
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine is built for: the largest batch, the longest window, which device."""
+    """What an engine is built for: the largest batch, the longest window, which device.
+
+    With `batch` "auto" a session runs several batches at once, one a stream.
+    """
 
     precision: str
-    batch: int
+    batch: BatchSize
     sequence_length: int
     hidden: int
     heads: int
     device: int
 
 
-class Session(Protocol):
-    """A loaded engine.
+class Outputs(NamedTuple):
+    """One batch's start and end logits, float32 (batch, seq), and the seconds it executed.
 
-    `seconds` is the time of the latest run's execution alone: inputs already where the device
-    wants them, outputs not yet copied back, synchronized at both ends.
+    `seconds` is execution alone: inputs already where the device wants them, outputs not yet
+    copied back, synchronized at both ends.
     """
 
+    start_logits: Float32
+    end_logits: Float32
     seconds: float
 
-    def run(
-        self, input_ids: Int32, segment_ids: Int32, input_mask: Int32
-    ) -> tuple[Float32, Float32]:
-        """Start and end logits, float32 (batch, seq), of inputs int32 (batch, seq)."""
+
+class Session(Protocol):
+    """A loaded engine; `streams` is how many threads may call `run` at once."""
+
+    streams: int
+
+    def run(self, input_ids: Int32, segment_ids: Int32, input_mask: Int32) -> Outputs:
+        """The outputs of inputs int32 (batch, seq)."""
         ...
 
 
@@ -45,6 +55,10 @@ class Backend(Protocol):
     precisions: tuple[str, ...]
     # Whether an engine serves only the batch and device it was built for.
     engine_needs_batch: bool
+    # Tokens a batch when BATCH is auto: the fastest by measurement (docs/performance.md).
+    token_budget: int
+    # Whether the first batch of a shape takes longer than the next ones.
+    compiles_shapes: bool
 
     def graph_precision(self, precision: str) -> str:
         """The precision of the ONNX graph that an engine at `precision` is built from."""
@@ -81,9 +95,10 @@ class Backend(Protocol):
 
 def backends() -> dict[str, Backend]:
     """All backends by name, in the order in which a default is looked for."""
+    from .openvino import OpenVino
     from .ort import OrtCpu
 
-    return {backend.name: backend for backend in (OrtCpu(),)}
+    return {backend.name: backend for backend in (OrtCpu(), OpenVino())}
 
 
 def find_backend(name: str) -> Backend:

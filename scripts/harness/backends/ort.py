@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from ..batches import AUTO
 from ..errors import UserError
-from ..host import cpu_facts
-from ..windows import Float32, Int32
-from . import EngineOptions
+from ..files import TEMPORARY_PREFIX
+from ..host import cores, cpu_facts
+from ..windows import Int32
+from . import EngineOptions, Outputs
+from .ort_graph import dequantize, fuse, quantize, split_layer_norms
 
 
 class OrtSession:
-    """An ONNX model in an ONNX Runtime session on the CPU."""
+    """An ONNX model in an ONNX Runtime session on the CPU.
 
-    def __init__(self, model: Path, *, optimized: bool) -> None:
+    With several `streams` each batch runs in the thread that brings it and nowhere else: one
+    batch a core needs no barriers inside it.
+    """
+
+    def __init__(self, model: Path, *, optimized: bool, streams: int = 1) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if streams > 1:
+            options.intra_op_num_threads = 1
         # The reference runs the graph as it is written: no optimizer can then be at fault.
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
@@ -42,12 +52,10 @@ class OrtSession:
             (node.name, _role(node.name), node.type) for node in self._session.get_inputs()
         ]
         self._outputs = _logit_outputs([node.name for node in self._session.get_outputs()], model)
-        self.seconds = 0.0
+        self.streams = streams
 
-    def run(
-        self, input_ids: Int32, segment_ids: Int32, input_mask: Int32
-    ) -> tuple[Float32, Float32]:
-        """Start and end logits, float32 (batch, seq)."""
+    def run(self, input_ids: Int32, segment_ids: Int32, input_mask: Int32) -> Outputs:
+        """Start and end logits, float32 (batch, seq), and their time."""
         given = {"ids": input_ids, "segment": segment_ids, "mask": input_mask}
         feed = {
             name: given[role].astype(np.int64) if kind == "tensor(int64)" else given[role]
@@ -59,10 +67,10 @@ class OrtSession:
         except Exception as error:  # ONNX Runtime's exception classes have no common base.
             shape = "x".join(map(str, input_ids.shape))
             raise UserError(f"a batch of {shape} failed ({error}); try a smaller BATCH") from None
-        self.seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         if len(outputs) == 1:
-            return outputs[0][..., 0], outputs[0][..., 1]
-        return outputs[0], outputs[1]
+            return Outputs(outputs[0][..., 0], outputs[0][..., 1], seconds)
+        return Outputs(outputs[0], outputs[1], seconds)
 
 
 def _role(name: str) -> str:
@@ -86,11 +94,13 @@ class OrtCpu:
     """ONNX Runtime's CPU execution provider over the fused graph."""
 
     name = "ort-cpu"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     engine_needs_batch = False
+    token_budget = 192
+    compiles_shapes = False
 
     def graph_precision(self, precision: str) -> str:
-        """Each precision has a graph of its own."""
+        """Each precision has a graph of its own, INT8's with FP32 around its GEMMs."""
         return precision
 
     def unavailable(self) -> str | None:
@@ -112,12 +122,29 @@ class OrtCpu:
         return ".onnx"
 
     def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
-        """Fuse the graph's attention, embedding, GELU and layer norm nodes."""
-        fuse(onnx_file, engine_file, options)
+        """Fuse the graph's nodes and take the provider's fastest ones."""
+        if options.precision == "int8":
+            model = onnx.load(onnx_file)
+            linears = dequantize(model)
+            # The optimizer reads files alone.
+            with tempfile.TemporaryDirectory(
+                dir=engine_file.parent, prefix=TEMPORARY_PREFIX
+            ) as folder:
+                floats = Path(folder) / "floats.onnx"
+                onnx.save(model, floats)
+                model = fuse(floats, options)
+            quantize(model, linears)
+        else:
+            model = fuse(onnx_file, options)
+        # Sums of squares overflow float16, and this provider would convert at every node.
+        if options.precision != "fp16":
+            split_layer_norms(model)
+        engine_file.write_bytes(model.SerializeToString(deterministic=True))
 
     def load(self, engine_file: Path, options: EngineOptions) -> OrtSession:
         """A session over the fused graph with all of ONNX Runtime's own optimizations."""
-        return OrtSession(engine_file, optimized=True)
+        streams = cores() if options.batch == AUTO else 1
+        return OrtSession(engine_file, optimized=True, streams=streams)
 
     def lock_name(self, index: int) -> str:
         """All processors are one device."""
@@ -128,31 +155,3 @@ class OrtCpu:
         if index:
             raise UserError(f"backend {self.name} has no device {index}; leave DEVICE out")
         return cpu_facts()
-
-
-# In a graph that is fused whole, other nodes have taken these in.
-_FUSED_AWAY = {"Softmax", "Erf", "LayerNormalization", "Transpose", "Slice"}
-
-
-def fuse(onnx_file: Path, fused_file: Path, options: EngineOptions) -> None:
-    """Write `onnx_file` with ONNX Runtime's transformer fusions for BERT applied.
-
-    Raises UserError when the graph does not fuse whole: a slower engine would go unnoticed.
-    """
-    from onnxruntime.transformers import optimizer
-
-    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-    model = optimizer.optimize_model(
-        str(onnx_file),
-        model_type="bert",
-        num_heads=options.heads,
-        hidden_size=options.hidden,
-        opt_level=0,
-    )
-    left = sorted({node.op_type for node in model.nodes()} & _FUSED_AWAY)
-    if left:
-        raise UserError(
-            f"{onnx_file} did not fuse whole ({', '.join(left)} left); "
-            "delete it and run `make onnx engine`"
-        )
-    fused_file.write_bytes(model.model.SerializeToString(deterministic=True))
