@@ -8,8 +8,8 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET REMEASURE OFFLINE PYTHON \
-  ASSET_MIRROR ASSET_LOCK PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION
+VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET CALIBRATION REMEASURE OFFLINE PYTHON \
+  ASSET_MIRROR ASSET_LOCK BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
 $(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
@@ -20,10 +20,19 @@ export PYTHONUTF8 := 1
 VENV := .venv
 PY := $(VENV)/bin/python
 GOALS := $(or $(MAKECMDGOALS),help)
+# The bench compares CPU systems, whatever else this machine has.
+ifneq ($(filter bench,$(GOALS)),)
+  override BACKEND := ort-cpu
+  override PROFILE := $(or $(PROFILE),minilm-sample)
+endif
+# These two are about INT8 alone.
+ifneq ($(filter scales sensitivity,$(GOALS)),)
+  override PRECISION := $(or $(PRECISION),int8)
+endif
 
 # What the stages' files are called depends on the variables. Python knows the rules, so it
 # writes them down as variables (RUN, MODEL, ONNX, ENGINE, ...) for this one make process.
-PLANNED := all assets onnx engine infer crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
+PLANNED := all assets scales sensitivity bench onnx engine infer crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
   PLAN := build/plan-$(MAKE_PID).mk
@@ -38,7 +47,7 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor assets onnx engine infer crosscheck evaluate verify report compare ask \
+.PHONY: help doctor openvino bench assets scales sensitivity onnx engine infer crosscheck evaluate verify report compare ask \
   all test test-full lint clean distclean
 
 help: ## list targets and variables
@@ -61,6 +70,13 @@ all: crosscheck ## assets, onnx, engine, infer, crosscheck, verify, report
 	[ $$code -ne 0 ] || $(PY) scripts/suggest.py; exit $$code
 
 assets: $(MODEL) $(DATA) ## get model, vocabulary and dataset, checked by hash
+scales: $(SCALES) ## find the INT8 scales: calibration, or a QAT checkpoint's
+sensitivity: $(SCALES) $(DATA) ## print F1 with one kind of layer in INT8 at a time
+	@$(PY) scripts/sensitivity.py
+
+bench: $(MODEL) $(DATA) .venv-bench/.ready ## time this project beside other CPU runtimes
+	@.venv-bench/bin/python scripts/bench.py
+
 onnx: $(ONNX) ## write the ONNX graph from the weights
 engine: $(ENGINE) ## build the backend's engine
 infer: $(RUN)/run.json ## run the dataset through the engine, timed
@@ -95,8 +111,20 @@ $(DATA): $(FETCHED_BY)
 	@FETCH=dataset $(PY) scripts/fetch_assets.py
 endif
 
-$(ONNX): $(MODEL) scripts/export_onnx.py \
-    $(addprefix scripts/harness/,graph.py weights.py torch_checkpoint.py adapter.py)
+WRITES_GRAPHS := $(addprefix scripts/harness/, \
+  adapter.py calibrate.py graph.py model.py qat.py scales.py torch_checkpoint.py weights.py)
+
+ifneq ($(CALIBRATED_ON),)
+$(CALIBRATED_ON): $(FETCHED_BY)
+	@FETCH=calibration $(PY) scripts/fetch_assets.py
+endif
+
+ifneq ($(SCALES),)
+$(SCALES): $(MODEL) $(CALIBRATED_ON) $(PROFILE_FILE) scripts/calibrate.py $(WRITES_GRAPHS)
+	@$(PY) scripts/calibrate.py
+endif
+
+$(ONNX): $(MODEL) $(SCALES) scripts/export_onnx.py $(WRITES_GRAPHS)
 	@$(PY) scripts/export_onnx.py
 
 $(ENGINE): $(ONNX) scripts/build_engine.py requirements.txt $(BACKENDS)
@@ -116,6 +144,9 @@ endif # PLAN_FAILED
 doctor: $(VENV)/.ready ## show devices, runtimes, and what runs by default
 	@$(PY) scripts/doctor.py
 
+openvino: $(VENV)/.ready ## install the optional backend openvino
+	@sh scripts/make_venv.sh $(VENV) $(VENV)/.openvino requirements.txt requirements-openvino.txt
+
 compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/...
 	@$(PY) scripts/compare.py
 
@@ -133,35 +164,41 @@ lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m mypy
 
 clean: ## remove built files and runs; keep downloads and the venv
-	@rm -rf build/records build/onnx build/engine build/reference build/plan-*.mk
+	@rm -rf build/records build/scales build/onnx build/engine build/reference build/plan-*.mk
 	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
-	@rm -rf build $(VENV) .venv-full .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build $(VENV) .venv-full .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.ready: requirements.txt scripts/make_venv.py
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
-	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt requirements-dev.txt
+TESTED_WITH := requirements-dev.txt requirements-openvino.txt requirements-tensorrt-rtx.txt
+$(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
+	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt $(TESTED_WITH)
+
+.venv-bench/.ready: requirements-bench.txt
+	@sh scripts/make_venv.sh .venv-bench $@ requirements-bench.txt
 
 # torch and transformers stay out of the venv that `make all` runs in.
 .venv-full/.ready: $(VENV)/.ready-dev requirements-full.txt
-	@sh scripts/make_venv.sh .venv-full $@ requirements.txt requirements-dev.txt requirements-full.txt
+	@sh scripts/make_venv.sh .venv-full $@ requirements.txt $(TESTED_WITH) requirements-full.txt
 
 ## Variables (make TARGET NAME=value)
 # PROFILE       what is reproduced: a name in configs/profiles; default: see `make doctor`
 # BACKEND       what runs it; default: see `make doctor`
-# PRECISION     fp32, fp16, int8 or fp8; default: the backend's natural one
-# BATCH         windows a batch; default: the profile's
+# PRECISION     fp32, fp16, bf16, int8 or fp8; default: the backend's natural one
+# BATCH         windows a batch, or auto: by tokens, several at once; default: the profile's
 # DEVICE        index of the device; default: 0
 # LIMIT         only the first N questions: for a look, never comparable with a golden file
 # DATASET       a SQuAD v1.1 file, .json or .json.gz, instead of the profile's
+# CALIBRATION   a SQuAD v1.1 file to find INT8 scales on, instead of the profile's
 # REMEASURE     1: time again, even if nothing has changed
 # OFFLINE       1: use nothing but files that are here
 # ASSET_MIRROR  a folder or URL that holds the assets' files
 # ASSET_LOCK    lock file of assets without a published hash; default: configs/assets.lock.json
 # PYTHON        interpreter (3.10 to 3.12) to make the venv from, the first time
+# BENCH_SYSTEMS for bench: some of its systems; BENCH_REPEATS: passes of each, at least 5
 # PREDICTIONS   for evaluate: a predictions file
 # A, B          for compare: two folders under results
 # PASSAGE, PASSAGE_FILE, QUESTION  for ask

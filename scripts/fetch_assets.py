@@ -1,6 +1,7 @@
 """Get the model's assets, checked by hash, into the cache.
 
-With FETCH=dataset it is the dataset instead: the graph does not depend on it.
+With FETCH=dataset or FETCH=calibration it is that dataset instead: the float graph depends on
+neither.
 """
 
 import os
@@ -15,6 +16,7 @@ from harness.records import records_of, write_record
 
 MODEL_ROLES = ("weights", "adapter", "vocab")
 DATASET_ROLES = ("dataset",)
+CALIBRATION_ROLES = ("calibration", "qat")
 
 
 def main() -> int:
@@ -28,10 +30,14 @@ def main() -> int:
         mirror=os.environ.get("ASSET_MIRROR") or None,
     )
     records = records_of(options)
-    if os.environ.get("FETCH") != "dataset":
-        fetch(store, options.profile.assets, MODEL_ROLES, records.model)
-    elif records.dataset is not None:
-        fetch(store, options.profile.assets, DATASET_ROLES, records.dataset)
+    wanted = {
+        "model": (MODEL_ROLES, records.model),
+        "dataset": (DATASET_ROLES, records.dataset),
+        "calibration": (CALIBRATION_ROLES, records.calibration),
+    }
+    roles, record = wanted[os.environ.get("FETCH") or "model"]
+    if record is not None:
+        fetch(store, options.profile.assets, roles, record)
     return OK
 
 

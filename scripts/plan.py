@@ -36,6 +36,8 @@ def main() -> int:
         "override RUN": shown(options.run_folder),
         "override MODEL": shown(records.model),
         "override DATA": "" if records.dataset is None else shown(records.dataset),
+        "override CALIBRATED_ON": "" if records.calibration is None else shown(records.calibration),
+        "override SCALES": "" if records.scales is None else shown(records.scales),
         "override ONNX": shown(records.onnx),
         "override ENGINE": shown(records.engine),
     }

@@ -3,6 +3,10 @@
 The nodes follow the shape that ONNX Runtime's transformer optimizer recognises, so that it
 fuses embedding, attention, GELU and layer norms without a rest. Opset 17 is the first with
 LayerNormalization, and the last that every runtime this project serves can read.
+
+With scales the graph is explicitly quantized: QuantizeLinear and DequantizeLinear stand at the
+inputs of the linears and nowhere else. Nothing comes between a linear, its bias and its GELU;
+attention, residuals and layer norms stay in float. FP16 scales need opset 19.
 """
 
 from __future__ import annotations
@@ -15,21 +19,32 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .scales import Scales, gemm_inputs, quantize_weight
 from .weights import Architecture, Weights
 
 Precision = Literal["fp32", "fp16"]
 OPSET = 17
-# ONNX 1.12's, the first with opset 17: TensorRT 8.6's parser accepts it.
+OPSET_FP16_SCALES = 19
+# ONNX 1.12's, the first with opset 17: TensorRT 8.6's parser accepts it. Opset 19 came with 9.
 IR_VERSION = 8
+IR_VERSION_FP16_SCALES = 9
 # What a masked score is given: finite in float16, and exp() of it is 0 beside any real score.
 MASKED_SCORE = -10000.0
 
 
 class _Graph:
-    """Nodes and initializers under construction; `dtype` is that of the network's body."""
+    """Nodes and initializers under construction; `dtype` is that of the network's body.
 
-    def __init__(self, dtype: npt.DTypeLike) -> None:
+    `scales` holds the scales of quantized linears by name, `gemm_inputs` what each one takes.
+    """
+
+    def __init__(
+        self, dtype: npt.DTypeLike, scales: Scales | None, gemm_inputs: dict[str, str]
+    ) -> None:
         self.dtype = np.dtype(dtype)
+        self.scales = scales
+        self.gemm_inputs = gemm_inputs
+        self.dequantized: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -45,20 +60,27 @@ class _Graph:
 
 
 def build_graph(
-    weights: Weights, architecture: Architecture, precision: Precision
+    weights: Weights,
+    architecture: Architecture,
+    precision: Precision,
+    scales: Scales | None = None,
 ) -> onnx.ModelProto:
     """The model with inputs `input_ids`, `segment_ids`, `input_mask` int32 (batch, seq) and
     outputs `start_logits`, `end_logits` float32 (batch, seq); both axes are dynamic.
 
-    In "fp16" all weights and activations are float16 and only the outputs are cast.
+    In "fp16" all weights and activations are float16 and only the outputs are cast. With
+    `scales`, linears that have some take int8 inputs and weights.
     """
-    graph = _Graph(np.float32 if precision == "fp32" else np.float16)
+    graph = _Graph(
+        np.float32 if precision == "fp32" else np.float16, scales, gemm_inputs(architecture)
+    )
     hidden = _embedding(graph, weights, architecture)
     mask = _mask(graph, precision)
     for layer in range(architecture.layers):
         hidden = _layer(graph, weights, architecture, f"layer.{layer}", hidden, mask)
     _qa_head(graph, weights, hidden)
     shape = ["batch", "seq"]
+    newer = scales is not None and precision == "fp16"
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -73,8 +95,8 @@ def build_graph(
             ],
             list(graph.initializers.values()),
         ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET_FP16_SCALES if newer else OPSET)],
+        ir_version=IR_VERSION_FP16_SCALES if newer else IR_VERSION,
         producer_name="bert-squad-harness",
     )
     return model
@@ -124,13 +146,38 @@ def _mask(g: _Graph, precision: Precision) -> str:
 
 
 def _linear(g: _Graph, weights: Weights, name: str, inputs: str) -> str:
-    # PyTorch keeps (out, in); MatMul wants (in, out).
-    weight = g.constant(f"{name}.weight", weights[f"{name}.weight"].T)
+    if g.scales is not None and name in g.scales.weights:
+        inputs = _requantized(g, g.scales, g.gemm_inputs[name], inputs)
+        weight = _quantized_weight(g, g.scales, weights, name)
+    else:
+        # PyTorch keeps (out, in); MatMul wants (in, out).
+        weight = g.constant(f"{name}.weight", weights[f"{name}.weight"].T)
     product = g.node("MatMul", f"{name}.matmul", [inputs, weight])
     # Bias first: ONNX Runtime's BiasGelu and SkipLayerNormalization patterns take it either way.
     return g.node(
         "Add", f"{name}.add", [g.constant(f"{name}.bias", weights[f"{name}.bias"]), product]
     )
+
+
+def _requantized(g: _Graph, scales: Scales, activation: str, inputs: str) -> str:
+    """`inputs` through int8 and back, once for all linears that take them."""
+    if activation not in g.dequantized:
+        scale = g.constant(f"{activation}.scale", scales.activations[activation])
+        # Without a zero point the output would be uint8.
+        zero = g.constant("zero_point", 0, np.int8)
+        quantized = g.node("QuantizeLinear", f"{activation}.quantized", [inputs, scale, zero])
+        g.dequantized[activation] = g.node(
+            "DequantizeLinear", f"{activation}.dequantized", [quantized, scale, zero]
+        )
+    return g.dequantized[activation]
+
+
+def _quantized_weight(g: _Graph, scales: Scales, weights: Weights, name: str) -> str:
+    integers = quantize_weight(weights[f"{name}.weight"], scales.weights[name])
+    weight = g.constant(f"{name}.weight", integers.T, np.int8)
+    scale = g.constant(f"{name}.weight.scale", scales.weights[name])
+    zeros = g.constant(f"{name}.weight.zero_point", np.zeros(len(integers)), np.int8)
+    return g.node("DequantizeLinear", f"{name}.weight.dequantized", [weight, scale, zeros], axis=1)
 
 
 def _layer_norm(

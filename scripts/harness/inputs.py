@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from .errors import UserError
 from .options import Options
 from .records import MadeFile, read_record, records_of
 from .squad import Dataset, read_dataset
@@ -30,6 +31,18 @@ class Inputs:
         """The model's assets, and the profile's dataset unless DATASET replaces it."""
         record = records_of(self.options).dataset
         return self.model if record is None else {**self.model, **_files(record)}
+
+    @property
+    def calibration(self) -> MadeFile:
+        """What the scales come from: CALIBRATION, or the profile's dataset or QAT checkpoint."""
+        path = self.options.calibration
+        if path is not None:
+            return MadeFile.of(path)
+        record = records_of(self.options).calibration
+        if record is None:
+            raise UserError("nothing is quantized at this precision; use PRECISION=int8")
+        (entry,) = _files(record).values()
+        return MadeFile.from_json(entry)
 
     def file(self, role: str) -> MadeFile:
         """The model's asset with this role."""

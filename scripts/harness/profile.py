@@ -26,6 +26,7 @@ def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1}
+_ROLES = ("weights", "adapter", "vocab", "dataset", "calibration", "qat")
 _MODEL_COUNTS = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
 _SCHEMA = _object(
     {
@@ -37,9 +38,7 @@ _SCHEMA = _object(
                 "layer_norm_eps": {"type": "number", "exclusiveMinimum": 0},
             }
         ),
-        "assets": _object(
-            dict.fromkeys(("weights", "adapter", "vocab", "dataset"), _TEXT), ("adapter",)
-        ),
+        "assets": _object(dict.fromkeys(_ROLES, _TEXT), ("adapter", "calibration", "qat")),
         "windows": _object(
             {
                 "sequence_length": _COUNT,
@@ -52,13 +51,29 @@ _SCHEMA = _object(
         "warmup": _COUNT,
         # Fewer than five repeats give no median and spread worth writing down.
         "repeats": {"type": "integer", "minimum": 5},
-    }
+        "calibration": _object(
+            {
+                "questions": _COUNT,
+                "percentile": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            }
+        ),
+    },
+    ("calibration",),
 )
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """`questions` of the calibration dataset, and the `percentile` of activations to keep."""
+
+    questions: int
+    percentile: float
+
+
+@dataclass(frozen=True)
 class Profile:
-    """`assets` maps a role (weights, adapter, vocab, dataset) to a name in the manifest.
+    """`assets` maps a role to a name in the manifest: weights, adapter, vocab, dataset, and for
+    INT8 either calibration, a dataset, or qat, a checkpoint that has its scales.
 
     `warmup` counts batches at full shape, `repeats` whole passes over the dataset.
     """
@@ -72,6 +87,7 @@ class Profile:
     batch: int
     warmup: int
     repeats: int
+    calibration: Calibration | None
     sha256: str
 
 
@@ -96,6 +112,14 @@ def read_profile(path: Path) -> Profile:
     architecture = Architecture(**{k: v for k, v in model.items() if k != "name"})
     if windows.sequence_length > architecture.positions:
         raise UserError(f"profile {path}: sequence_length exceeds the model's positions; mend it")
+    calibration = document.get("calibration")
+    if ("calibration" in document["assets"]) != (calibration is not None) or (
+        calibration is not None and "qat" in document["assets"]
+    ):
+        raise UserError(
+            f"profile {path}: INT8 comes from an asset `calibration` and a section of that name, "
+            "or from an asset `qat` alone; mend it"
+        )
     return Profile(
         name=path.stem,
         description=document["description"],
@@ -106,5 +130,6 @@ def read_profile(path: Path) -> Profile:
         batch=document["batch"],
         warmup=document["warmup"],
         repeats=document["repeats"],
+        calibration=None if calibration is None else Calibration(**calibration),
         sha256=sha256_file(path),
     )

@@ -66,11 +66,14 @@ class MadeFile:
 class Records:
     """Paths of the records that one invocation's stages write.
 
-    `dataset` is None where DATASET replaces the profile's own, which need not be had then.
+    `dataset` is None where DATASET replaces the profile's own, which need not be had then;
+    likewise `calibration`. Both `calibration` and `scales` are None where nothing is quantized.
     """
 
     model: Path
     dataset: Path | None
+    calibration: Path | None
+    scales: Path | None
     onnx: Path
     engine: Path
 
@@ -78,14 +81,16 @@ class Records:
 def records_of(options: Options) -> Records:
     """Where the stages of `options` keep their records."""
     folder = BUILD / "records" / options.profile.name
-    graph = options.backend.graph_precision(options.precision)
-    engine = f"engine-{options.backend.name}-{options.precision}"
+    suffix = options.calibration_suffix
+    engine = f"engine-{options.backend.name}-{options.precision}{suffix}"
     if options.backend.engine_needs_batch:
         engine += f"-batch{options.batch}-device{options.device}"
     return Records(
         folder / "model.json",
         folder / "dataset.json" if options.dataset is None else None,
-        folder / f"onnx-{graph}.json",
+        folder / "calibration.json" if options.quantized and not suffix else None,
+        folder / f"scales{suffix}.json" if options.quantized else None,
+        folder / f"onnx-{options.graph_precision}{suffix}.json",
         folder / f"{engine}.json",
     )
 
@@ -110,9 +115,11 @@ def drop_stale(records: Records, run_folder: Path, lock_file: Path) -> None:
     is no record at all.
     """
     lock = shown(lock_file)
-    for path in (records.model, records.dataset):
+    for path in (records.model, records.dataset, records.calibration):
         if path is not None:
             _keep(path, lambda r: r["lock"] == lock and _all_there(r["files"].values()))
+    if records.scales is not None:
+        _keep(records.scales, lambda r: _all_there([r["file"]]))
     _keep(records.onnx, lambda r: _all_there([r["file"], r["reference"]]))
     _keep(records.engine, lambda r: _all_there([r["file"]]))
     run, crosscheck = run_folder / RUN, run_folder / CROSSCHECK

@@ -1,8 +1,12 @@
 """One model's quantization scales: symmetric, weights per output channel, activations per tensor.
 
-Quantized value = clip(round(value / scale)), rounding half to even, in [-127, 127] for INT8.
--128 is left out, so that negation is exact and no product of two extremes overflows a pair sum.
+Quantized value = clip(round(value / scale)), rounding half to even. An INT8 weight lies in
+[-127, 127]; an activation beyond its scale's range saturates at -128 or 127, as ONNX's
+QuantizeLinear does.
 FP8 (E4M3) is value / scale rounded to `float8_e4m3fn`, whose largest value is 448.
+
+All scales are float16 numbers kept in float32, so that a graph with FP16 around its GEMMs has
+the same scales, bit for bit, as one with FP32 around them.
 
 Activations are named by the tensor that a GEMM takes; `{i}` counts layers from 0:
 
@@ -29,6 +33,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from .errors import UserError
+from .files import parse_json
 from .weights import Architecture, Array, Weights, read_safetensors
 
 Int8 = npt.NDArray[np.int8]
@@ -42,13 +47,16 @@ _FORMAT = "bert-scales-1"
 class Scales:
     """`activations` maps a tensor's name to its float32 scale, `weights` a linear's name to its
     float32 scales (out,). `fp8_activations` and `fp8_weights` are the same for E4M3, empty where
-    the source has none. `origin` says where they come from, as JSON.
+    the source has none. `centers` maps a layer norm's name to what its output is less by in the
+    weights that the scales belong to, float32 (hidden,): see `calibrate.center`. `origin` says
+    where the scales come from, as JSON.
     """
 
     activations: dict[str, np.float32]
     weights: dict[str, Array]
     fp8_activations: dict[str, np.float32] = field(default_factory=dict)
     fp8_weights: dict[str, Array] = field(default_factory=dict)
+    centers: dict[str, Array] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,15 +73,23 @@ def gemm_inputs(architecture: Architecture) -> dict[str, str]:
     return inputs
 
 
-def weight_scales(weight: Array, largest: float) -> Array:
-    """Scales (out,) float32 with which a weight (out, in) float32 fills [-largest, largest].
+def to_scale(amax: npt.ArrayLike, largest: float) -> Array:
+    """The scale, float32 of amax's shape, with which [-amax, amax] fills [-largest, largest].
 
-    A channel of zeros gets the smallest normal float32: any scale would do but zero.
+    Rounded to float16, at least its smallest normal number: any scale suits a channel of zeros
+    but zero. Raises UserError for an amax beyond float16.
     """
-    amax = np.abs(weight).max(axis=1)
-    smallest = np.finfo(np.float32).tiny
-    scales: Array = np.maximum(amax / np.float32(largest), smallest).astype(np.float32)
+    half = np.finfo(np.float16)
+    scale = np.maximum(np.asarray(amax, np.float64) / largest, float(half.smallest_normal))
+    if not (scale <= float(half.max)).all():
+        raise UserError(f"a tensor reaches {np.max(amax):g}, beyond any scale; check the weights")
+    scales: Array = scale.astype(np.float16).astype(np.float32)
     return scales
+
+
+def weight_scales(weight: Array, largest: float) -> Array:
+    """Scales (out,) of a weight (out, in) float32, from the largest weight of each channel."""
+    return to_scale(np.abs(weight).max(axis=1), largest)
 
 
 def quantize_weight(weight: Array, scales: Array) -> Int8:
@@ -110,27 +126,30 @@ def save_scales(scales: Scales, path: Path) -> None:
         for kind, group in _groups(scales).items()
         for name, value in group.items()
     }
-    metadata = {"format": _FORMAT, "origin": json.dumps(scales.origin, sort_keys=True)}
+    # One entry: the library writes several in another order each time.
+    metadata = {_FORMAT: json.dumps(scales.origin, sort_keys=True)}
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def read_scales(path: Path) -> Scales:
     """The scales in `path`; raises UserError for a missing file or one of another kind."""
     tensors, metadata = read_safetensors(path)
-    if metadata.get("format") != _FORMAT:
+    if _FORMAT not in metadata:
         raise UserError(f"{path} holds no scales; run `make scales`")
     groups: dict[str, dict[str, Any]] = {kind: {} for kind in _groups(Scales({}, {}))}
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
-        if kind not in groups or value.dtype != np.float32 or value.ndim > 1:
+        rank = 0 if kind.endswith("activation") else 1
+        if kind not in groups or value.dtype != np.float32 or value.ndim != rank:
             raise UserError(f"{path} holds {key[:100]!r}, which is no scale; run `make scales`")
-        groups[kind][name] = value if value.ndim else np.float32(value)
+        groups[kind][name] = value if rank else np.float32(value)
     return Scales(
         groups["activation"],
         groups["weight"],
         groups["fp8_activation"],
         groups["fp8_weight"],
-        json.loads(metadata.get("origin", "{}")),
+        groups["center"],
+        parse_json(metadata[_FORMAT], f"the origin in {path}"),
     )
 
 
@@ -140,4 +159,5 @@ def _groups(scales: Scales) -> dict[str, dict[str, Any]]:
         "weight": dict(scales.weights),
         "fp8_activation": dict(scales.fp8_activations),
         "fp8_weight": dict(scales.fp8_weights),
+        "center": dict(scales.centers),
     }
