@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -232,12 +232,16 @@ def bert_logits(
     architecture: Any,
     ids: Sequence[int],
     segments: Sequence[int],
+    taken: Callable[[str, npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda _, x: x,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Start and end logits (seq,) of one unpadded window: BERT's equations in float64."""
+    """Start and end logits (seq,) of one unpadded window: BERT's equations in float64.
+
+    A linear multiplies what `taken` makes of its name and its input (seq, in).
+    """
     w = {name: array.astype(np.float64) for name, array in weights.items()}
 
     def linear(name: str, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.einsum("si,oi->so", x, w[f"{name}.weight"]) + w[f"{name}.bias"]
+        return np.einsum("si,oi->so", taken(name, x), w[f"{name}.weight"]) + w[f"{name}.bias"]
 
     def norm(name: str, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         centred = x - x.mean(axis=1, keepdims=True)

@@ -38,8 +38,9 @@ def write_run(
     folder = root / "results" / name
     folder.mkdir(parents=True, exist_ok=True)
     timings = {
-        "questions": 8, "windows": 8, "batch": 8, "warmup": 3, "shapes": [[8, 40]],
-        "seconds": [[slowness * 0.01]] * 5, "wall_seconds": [slowness] * 5,
+        "questions": 8, "windows": 8, "batch": 8, "warmup": 3, "streams": 1, "shapes": [[8, 40]],
+        "seconds": [[slowness * 0.01]] * 5, "execution_seconds": [slowness * 0.02] * 5,
+        "wall_seconds": [slowness] * 5,
     }  # fmt: skip
     metrics = {
         "exact_match": 75.0, "f1": 80.5, "questions": 8, "windows": 8, "unstable_answers": 0,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.batches import assemble, plan_batches, scatter
+from harness.batches import AUTO, BatchSize, assemble, plan_batches, scatter
 from harness.squad import read_dataset
 from harness.windows import WindowOptions, Windows, cut_windows, load_tokenizer
 
@@ -43,6 +43,28 @@ def test_plan_sorts_and_fills_up(lengths: list[int], batch: int) -> None:
     assert [len(batch_rows) for batch_rows in plan] == [batch] * (len(order) // batch)
 
 
+@settings(deadline=None, max_examples=150)
+@given(LENGTHS, st.integers(0, 200))
+def test_auto_plan_fills_the_budget_longest_first(lengths: list[int], budget: int) -> None:
+    plan = plan_batches(np.asarray(lengths, dtype=np.int32), AUTO, budget)
+    rows = [int(row) for batch_rows in plan for row in batch_rows]
+    # Every window once, and no copies.
+    assert sorted(rows) == list(range(len(lengths)))
+    assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
+    for number, batch_rows in enumerate(plan):
+        longest = max(lengths[row] for row in batch_rows)
+        assert len(batch_rows) == 1 or len(batch_rows) * longest <= budget
+        # One window more would not have fitted.
+        assert number == len(plan) - 1 or (len(batch_rows) + 1) * longest > budget
+
+
+def test_auto_plan_by_hand() -> None:
+    lengths = np.asarray([3, 9, 4, 4, 20, 3, 3], dtype=np.int32)
+    shapes = [(len(r), int(lengths[r].max())) for r in plan_batches(lengths, AUTO, 12)]
+    # 20 is over the budget and runs alone; 4, 4 and a 3 are 12 tokens with the padding.
+    assert shapes == [(1, 20), (1, 9), (3, 4), (2, 3)]
+
+
 @settings(deadline=None, max_examples=100)
 @given(LENGTHS, st.integers(0, 1000), st.data())
 def test_assembled_inputs_hold_the_windows(
@@ -70,11 +92,11 @@ def test_assembled_inputs_hold_the_windows(
 
 
 @settings(deadline=None, max_examples=100)
-@given(LENGTHS, st.integers(1, 12))
-def test_every_logit_comes_back_to_its_token(lengths: list[int], batch: int) -> None:
+@given(LENGTHS, st.integers(1, 12) | st.just(AUTO))
+def test_every_logit_comes_back_to_its_token(lengths: list[int], batch: BatchSize) -> None:
     windows = windows_of(lengths)
     packed = np.full(sum(lengths), np.nan, dtype=np.float32)
-    for rows in plan_batches(windows.lengths, batch):
+    for rows in plan_batches(windows.lengths, batch, token_budget=50):
         inputs = assemble(windows, rows)
         column = np.arange(inputs.input_ids.shape[1])
         # A logit that tells its token and its place; padding would be seen at once.

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from conftest import Checkout
 from onnx import helper, numpy_helper
+from test_qat import required, save
 from transformers_model import their_name
 
 from harness.graph import build_graph
@@ -73,11 +74,12 @@ def test_a_made_up_checkpoint_runs_through_and_fails_on_accuracy(
     onnx.checker.check_model(model)
     mirror = tmp_path / "mirror"
     mirror.mkdir()
+    qat = save(required(random_weights(), ARCHITECTURE.layers)[0], tmp_path / "qat.bin")
     members = {
         "bert_base_squad.onnx": model.SerializeToString(),
         "config.json": b"{}",
         "vocab.txt": vocab.read_bytes(),
-        "bert_base_int8_qat.bin": b"made up",
+        "bert_base_int8_qat.bin": qat.read_bytes(),
     }
     with tarfile.open(mirror / "bert_base_uncased_squad.tar", "w") as archive:
         for name, data in members.items():
@@ -87,15 +89,13 @@ def test_a_made_up_checkpoint_runs_through_and_fails_on_accuracy(
     del model, members
 
     lock = tmp_path / "lock.json"
-    done = checkout.make(
-        "all",
+    given = (
         "PROFILE=bert-base-squad",
         "BACKEND=ort-cpu",
-        "BATCH=2",
-        f"DATASET={checkout.dataset}",
         f"ASSET_MIRROR={mirror}",
         f"ASSET_LOCK={lock}",
     )
+    done = checkout.make("all", "BATCH=2", f"DATASET={checkout.dataset}", *given)
     output = done.stdout + done.stderr
     assert done.returncode == 2, output
     assert "Traceback" not in output
@@ -108,3 +108,9 @@ def test_a_made_up_checkpoint_runs_through_and_fails_on_accuracy(
     # Random weights answer badly, but both graphs must give the same logits.
     assert failed == {"limits hold for dataset", "exact_match", "f1"}
     assert (checkout.root / "results/report.html").is_file()
+
+    quantized = checkout.make("engine", "PRECISION=int8", *given)
+    output = quantized.stdout + quantized.stderr
+    assert quantized.returncode == 0, output
+    assert "scales: build/scales/bert-base-" in output
+    assert "bert-base/bert_base_int8_qat.bin" in json.loads(lock.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from harness import golden, paths, provenance
+from harness.batches import BatchSize
 from harness.errors import UserError
 from harness.golden import Golden, Promise, load_golden
 from harness.profile import load_profile
@@ -60,6 +61,14 @@ DOCUMENT: dict[str, Any] = {
             "batch": 1,
             "value": 2325.2,
             "allowed_loss": 1425.2,
+            **WHY,
+        },
+        {
+            "device": "CPU",
+            "backend": "ort-cpu",
+            "batch": "auto",
+            "value": 50,
+            "allowed_loss": 10,
             **WHY,
         },
     ],
@@ -110,6 +119,7 @@ def test_promises_are_exact_to_the_digit(root: Path) -> None:
     assert loaded.qps("MR-V100", "ixrt", 32) == Promise(1444.69, 900.0)
     # In binary floating point this difference is 899.9999999999998.
     assert loaded.qps("MR-V100", "ixrt", 1) == Promise(2325.2, 900.0)
+    assert loaded.qps("CPU", "ort-cpu", "auto") == Promise(50, 40)
 
 
 def test_backend_has_its_own_limits_where_the_file_gives_them(root: Path) -> None:
@@ -133,10 +143,17 @@ def test_file_without_optional_parts_promises_less(root: Path) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [("MR-V100", "ixrt", 8), ("MR-V100", "tensorrt", 32), ("MR-V10", "ixrt", 32), ("", "", 32)],
+    [
+        ("MR-V100", "ixrt", 8),
+        ("MR-V100", "ixrt", "auto"),
+        ("MR-V100", "tensorrt", 32),
+        ("MR-V10", "ixrt", 32),
+        ("CPU", "ort-cpu", 8),
+        ("", "", 32),
+    ],
 )
 def test_qps_is_promised_for_one_device_backend_and_batch(
-    root: Path, case: tuple[str, str, int]
+    root: Path, case: tuple[str, str, BatchSize]
 ) -> None:
     write(root, DOCUMENT)
     assert load_golden("minilm-sample", "fp32").qps(*case) is None
@@ -230,6 +247,8 @@ def put(*keys: str | int, to: Any) -> Callable[[Any], None]:
         (put("crosscheck", "min_cosine", to=1.5), "crosscheck/min_cosine"),
         (put("backends", "plugin", to={}), "backends/plugin"),
         (put("qps", 0, "batch", to=0), "qps/0/batch"),
+        (put("qps", 2, "batch", to="Auto"), "qps/2/batch"),
+        (put("qps", 2, "batch", to=None), "qps/2/batch"),
         (put("qps", 0, "value", to=0), "qps/0/value"),
         (put("qps", 0, "allowed_loss", to=-0.1), "qps/0/allowed_loss"),
         (put("qps", 0, "device", to=""), "qps/0/device"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Checkout
+
+from harness.host import cores
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,13 +54,20 @@ def test_second_all_redoes_nothing_but_verify(checkout: Checkout) -> None:
     assert not list((checkout.root / "build").glob("plan-*"))
 
 
-def test_another_batch_is_another_run_over_the_same_engine(checkout: Checkout) -> None:
+@pytest.mark.parametrize(("batch", "streams"), [("5", 1), ("auto", cores())])
+def test_another_batch_is_another_run_over_the_same_engine(
+    checkout: Checkout, batch: str, streams: int
+) -> None:
     engines = sorted((checkout.root / "build/engine").rglob("*.onnx"))
-    done = checkout.make("infer", "PROFILE=minilm-sample", f"DATASET={checkout.dataset}", "BATCH=5")
-    assert done.returncode == 0, done.stderr
+    words = ["PROFILE=minilm-sample", f"DATASET={checkout.dataset}", f"BATCH={batch}"]
+    done = checkout.make("verify", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "engine:" not in done.stdout
+    assert "verify: pass" in done.stdout
     assert sorted((checkout.root / "build/engine").rglob("*.onnx")) == engines
-    (folder,) = (checkout.root / "results/minilm-sample").glob("ort-cpu-fp32-batch5-tiny_*")
+    (folder,) = (checkout.root / "results/minilm-sample").glob(f"ort-cpu-fp32-batch{batch}-tiny_*")
+    timings = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
+    assert timings["streams"] == streams
     assert (folder / "predictions.json").read_bytes() == (
         checkout.run / "predictions.json"
     ).read_bytes()

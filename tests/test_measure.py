@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,9 @@ from tokenizers import Tokenizer
 
 from harness import measure
 from harness.answers import answer_texts
+from harness.backends import Outputs
+from harness.batches import AUTO, BatchSize, plan_batches
+from harness.errors import UserError
 from harness.measure import qps, run_pass, run_windows, summarize, warm_up
 from harness.profile import Profile, load_profile
 from harness.squad import Question
@@ -22,21 +26,29 @@ from harness.windows import Float32, Int32, WindowOptions, cut_windows, load_tok
 
 
 class ScriptedSession:
-    """Logits that follow from each token and its place; batch n takes n / 8 seconds."""
+    """Logits that follow from each token and its place; a batch takes 1/8 second a token.
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    With several `streams` the first calls wait until as many have come, and each one lasts a
+    random while, so that batches end in another order than they began.
+    """
+
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
         self.inputs: list[tuple[Int32, Int32, Int32]] = []
+        self._together = threading.Barrier(streams, timeout=30)
+        self._random = np.random.default_rng(0)
 
-    def run(
-        self, input_ids: Int32, segment_ids: Int32, input_mask: Int32
-    ) -> tuple[Float32, Float32]:
+    def run(self, input_ids: Int32, segment_ids: Int32, input_mask: Int32) -> Outputs:
         self.inputs.append((input_ids, segment_ids, input_mask))
-        self.seconds = len(self.inputs) / 8
+        if self.streams > 1:
+            if len(self.inputs) <= self.streams:
+                self._together.wait()
+            time.sleep(self._random.uniform(0, 0.01))
         start, end = logits_of(input_ids, np.arange(input_ids.shape[1]))
         # What stands on padding must reach nobody.
         padding = input_mask == 0
-        return np.where(padding, np.inf, start), np.where(padding, np.inf, end)
+        seconds = float(input_mask.sum()) / 8
+        return Outputs(np.where(padding, np.inf, start), np.where(padding, np.inf, end), seconds)
 
 
 def logits_of(tokens: npt.NDArray[np.int32], places: npt.NDArray[np.int64]) -> tuple[Float32, ...]:
@@ -63,53 +75,108 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 64])
-def test_logits_of_every_batch_reach_their_windows(tokenizer: Tokenizer, batch: int) -> None:
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 3, 64, AUTO])
+def test_logits_of_every_batch_reach_their_windows(
+    tokenizer: Tokenizer, batch: BatchSize, streams: int
+) -> None:
     windows = cut_windows(QUESTIONS, tokenizer, WindowOptions(16, 4, 5))
     assert len(windows) > 6
-    session = ScriptedSession()
-    start, end, shapes, seconds = run_windows(session, windows, batch, "test")
+    plan = plan_batches(windows.lengths, batch, token_budget=48)
+    session = ScriptedSession(min(streams, len(plan)))
+    made = run_windows(session, windows, plan, "test")
     places = np.concatenate([np.arange(length) for length in windows.lengths])
     expected_start, expected_end = logits_of(windows.tokens, places)
-    np.testing.assert_array_equal(start, expected_start)
-    np.testing.assert_array_equal(end, expected_end)
-    assert start.dtype == end.dtype == np.float32
-    count = math.ceil(len(windows) / batch)
-    assert shapes == [ids.shape for ids, _, _ in session.inputs]
-    assert [rows for rows, _ in shapes] == [batch] * count
-    assert [longest for _, longest in shapes] == sorted(longest for _, longest in shapes)
-    assert seconds == [n / 8 for n in range(1, count + 1)]
+    np.testing.assert_array_equal(made.start_logits, expected_start)
+    np.testing.assert_array_equal(made.end_logits, expected_end)
+    assert made.start_logits.dtype == made.end_logits.dtype == np.float32
+    # In the order of the plan, whichever ended first.
+    assert made.shapes == [(len(rows), windows.lengths[rows].max()) for rows in plan]
+    assert made.seconds == [windows.lengths[rows].sum() / 8 for rows in plan]
+    ran = [ids.shape for ids, _, _ in session.inputs]
+    assert ran == made.shapes if streams == 1 else sorted(ran) == sorted(made.shapes)
+
+
+def test_more_batches_than_wait_at_once_are_all_run(tokenizer: Tokenizer) -> None:
+    windows = cut_windows(QUESTIONS * 5, tokenizer, WindowOptions(16, 4, 5))
+    plan = plan_batches(windows.lengths, 1)
+    assert len(plan) > 30
+    serial = run_windows(ScriptedSession(), windows, plan, "test")
+    concurrent = run_windows(ScriptedSession(2), windows, plan, "test")
+    np.testing.assert_array_equal(concurrent.start_logits, serial.start_logits)
+    np.testing.assert_array_equal(concurrent.end_logits, serial.end_logits)
+    assert (concurrent.shapes, concurrent.seconds) == (serial.shapes, serial.seconds)
+
+
+class FailingSession(ScriptedSession):
+    """Fails at its third batch."""
+
+    def run(self, input_ids: Int32, segment_ids: Int32, input_mask: Int32) -> Outputs:
+        outputs = super().run(input_ids, segment_ids, input_mask)
+        if len(self.inputs) >= 3:
+            raise UserError("a batch failed")
+        return outputs
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_batch_that_fails_ends_the_pass(tokenizer: Tokenizer, streams: int) -> None:
+    windows = cut_windows(QUESTIONS * 5, tokenizer, WindowOptions(16, 4, 5))
+    plan = plan_batches(windows.lengths, 1)
+    session, before = FailingSession(streams), set(threading.enumerate())
+    with pytest.raises(UserError, match="a batch failed"):
+        run_windows(session, windows, plan, "test")
+    assert len(session.inputs) < len(plan) / 2
+    # Nothing goes on behind the error's back.
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_a_pass_goes_from_text_to_answers(
     tokenizer: Tokenizer, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([10.0, 12.5])
+    windows = cut_windows(QUESTIONS, tokenizer, profile.windows)
+    plan = plan_batches(windows.lengths, 2)
+    expected = run_windows(ScriptedSession(), windows, plan, "test")
+    clock = iter([10.0, 10.5, 12.0, 12.5])
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     # rich's progress bar asks the clock as well: without it every reading is the pass's own.
     monkeypatch.setattr(measure, "progress", lambda items, label: items)
-    made = run_pass(ScriptedSession(), QUESTIONS, tokenizer, profile, 2, "test")
-    windows = cut_windows(QUESTIONS, tokenizer, profile.windows)
-    start, end, shapes, seconds = run_windows(ScriptedSession(), windows, 2, "test")
+    made = run_pass(ScriptedSession(), QUESTIONS, tokenizer, profile, 2, 0, "test")
     np.testing.assert_array_equal(made.windows.tokens, windows.tokens)
-    np.testing.assert_array_equal(made.start_logits, start)
-    np.testing.assert_array_equal(made.end_logits, end)
-    assert made.predictions == answer_texts(QUESTIONS, windows, start, end)
+    np.testing.assert_array_equal(made.execution.start_logits, expected.start_logits)
+    np.testing.assert_array_equal(made.execution.end_logits, expected.end_logits)
+    assert made.predictions == answer_texts(
+        QUESTIONS, windows, expected.start_logits, expected.end_logits
+    )
     assert list(made.predictions) == ["b", "a", "c"]
     assert made.predictions["c"] == ""
-    assert (made.shapes, made.seconds, made.wall_seconds) == (shapes, seconds, 2.5)
+    assert (made.execution.shapes, made.execution.seconds) == (expected.shapes, expected.seconds)
+    # Execution alone, and all from text to answers.
+    assert (made.execution.wall_seconds, made.wall_seconds) == (1.5, 2.5)
     slim = made.without_logits()
-    assert slim.start_logits.size == slim.end_logits.size == 0
-    assert (slim.predictions, slim.seconds) == (made.predictions, made.seconds)
-    assert made.start_logits.size
+    assert slim.execution.start_logits.size == slim.execution.end_logits.size == 0
+    assert (slim.predictions, slim.execution.seconds) == (
+        made.predictions,
+        made.execution.seconds,
+    )
+    assert made.execution.start_logits.size
 
 
-def test_warm_up_runs_full_batches_of_real_tokens() -> None:
-    session = ScriptedSession()
-    warm_up(session, 3, 16, 4)
-    assert len(session.inputs) == 4
+def test_a_pass_takes_the_token_budget(tokenizer: Tokenizer, profile: Profile) -> None:
+    made = run_pass(ScriptedSession(2), QUESTIONS, tokenizer, profile, AUTO, 40, "test")
+    plan = plan_batches(made.windows.lengths, AUTO, 40)
+    assert made.execution.shapes == [(len(r), made.windows.lengths[r].max()) for r in plan]
+    assert len({rows for rows, _ in made.execution.shapes}) > 1
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_warm_up_runs_batches_of_real_tokens(streams: int) -> None:
+    session = ScriptedSession(streams)
+    shapes = [(3, 16), (3, 16), (1, 5)]
+    warm_up(session, shapes)
+    assert sorted(ids.shape for ids, _, _ in session.inputs) == sorted(shapes)
     for ids, segments, mask in session.inputs:
-        assert ids.shape == segments.shape == mask.shape == (3, 16)
+        assert ids.shape == segments.shape == mask.shape
         assert ids.dtype == segments.dtype == mask.dtype == np.int32
         assert mask.all()
 
@@ -121,10 +188,10 @@ def test_progress_keeps_items_and_order() -> None:
 
 def test_qps_is_upstreams() -> None:
     # ceil(10570 / 32) = 331 batches; the filled-up ones count.
-    assert qps(10_570, 32, [0.02] * 331) == pytest.approx(331 * 32 / (331 * 0.02))
-    assert qps(33, 32, [1.0, 1.0]) == 32
-    assert qps(32, 32, [2.0]) == 16
-    assert qps(5, 1, [0.1] * 5) == pytest.approx(10)
+    assert qps(10_570, 32, [0.02] * 331, 9.0) == pytest.approx(331 * 32 / (331 * 0.02))
+    assert qps(33, 32, [1.0, 1.0], 9.0) == 32
+    assert qps(32, 32, [2.0], 9.0) == 16
+    assert qps(5, 1, [0.1] * 5, 9.0) == pytest.approx(10)
 
 
 @given(
@@ -136,15 +203,23 @@ def test_qps_of_constant_batches_is_batch_over_time(
     windows: int, batch: int, second: float
 ) -> None:
     count = -(-windows // batch)
-    assert qps(windows, batch, [second] * count) == pytest.approx(batch / second)
+    assert qps(windows, batch, [second] * count, 1.0) == pytest.approx(batch / second)
 
 
-def timings(seconds: list[list[float]], wall: list[float]) -> dict[str, object]:
+def test_qps_of_overlapping_batches_is_windows_over_wall() -> None:
+    # 10 seconds of batches in 5 seconds of two streams; no window counts twice.
+    assert qps(33, AUTO, [2.5] * 4, 5.0) == 33 / 5
+
+
+def timings(
+    seconds: list[list[float]], wall: list[float], batch: BatchSize = 4
+) -> dict[str, object]:
     return {
         "windows": 5,
-        "batch": 4,
+        "batch": batch,
         "questions": 6,
         "seconds": seconds,
+        "execution_seconds": [0.75 * value for value in wall],
         "wall_seconds": wall,
     }
 
@@ -168,6 +243,21 @@ def test_summary_by_hand() -> None:
 def test_summary_of_an_even_number_of_repeats_takes_the_middle() -> None:
     summary = summarize(timings([[1.0, 1.0], [2.0, 2.0]], [2.0, 6.0]))
     assert (summary["qps"], summary["qps_end_to_end"]) == (3, 2)
+
+
+def test_summary_of_overlapping_batches_by_hand() -> None:
+    # Execution took 3, 1.5 and 6 seconds: 5 windows in each.
+    summary = summarize(timings([[2.0, 2.0]] * 3, [4.0, 2.0, 8.0], AUTO))
+    assert summary["qps"] == pytest.approx(5 / 3)
+    assert summary["qps_spread"] == pytest.approx((5 / 1.5 - 5 / 6) / (5 / 3))
+    assert summary["qps_end_to_end"] == 6 / 4
+    assert summary["latency_ms"] == {"p50": 2000, "p90": 2000, "p99": 2000}
+
+
+def test_execution_times_for_other_repeats_are_an_error() -> None:
+    made = timings([[1.0, 1.0]] * 5, [2.0] * 5)
+    with pytest.raises(ValueError):
+        summarize({**made, "execution_seconds": [1.5] * 4})
 
 
 def test_equal_repeats_have_no_spread() -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness import doctor
+from harness.batches import AUTO, BatchSize
 from harness.devices import Accelerator
 from harness.doctor import Choice, choose, choose_from, has_tensorrt
 from harness.errors import UserError
@@ -50,6 +51,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         "DEVICE": "3",
         "LIMIT": "100",
         "DATASET": str(dataset),
+        "CALIBRATION": str(dataset),
     }
     options = read_options({**GIVEN, **given_options})
     assert options.as_json() == {
@@ -60,6 +62,7 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         "device": 3,
         "limit": 100,
         "dataset": "d.json",
+        "calibration": "d.json",
     }
     engine = options.engine
     assert (engine.precision, engine.batch, engine.device) == ("fp16", 16, 3)
@@ -77,12 +80,12 @@ def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("BATCH", "1", 1), ("BATCH", "4096", 4096), ("BATCH", "0008", 8),
+        ("BATCH", "1", 1), ("BATCH", "4096", 4096), ("BATCH", "0008", 8), ("BATCH", "auto", AUTO),
         ("DEVICE", "0", 0), ("DEVICE", "1023", 1023),
         ("LIMIT", "1", 1), ("LIMIT", "1000000000", 10**9),
     ],
 )  # fmt: skip
-def test_numbers_in_range_are_taken(name: str, value: str, expected: int) -> None:
+def test_numbers_in_range_are_taken(name: str, value: str, expected: BatchSize) -> None:
     assert getattr(read_options({**GIVEN, name: value}), name.lower()) == expected
 
 
@@ -92,12 +95,14 @@ def test_numbers_in_range_are_taken(name: str, value: str, expected: int) -> Non
         ("BATCH", "0"), ("BATCH", "4097"), ("BATCH", "-1"), ("BATCH", "+8"), ("BATCH", "8.0"),
         ("BATCH", "1e2"), ("BATCH", " 8"), ("BATCH", "8\n"), ("BATCH", "٨"), ("BATCH", "8_0"),
         ("BATCH", "eight"), ("BATCH", "0x10"), ("BATCH", "9" * 5000),
+        ("BATCH", "AUTO"), ("BATCH", "auto "), ("BATCH", "auto8"),
         ("DEVICE", "-1"), ("DEVICE", "1024"), ("DEVICE", "cuda:0"),
-        ("LIMIT", "0"), ("LIMIT", "-5"), ("LIMIT", "1000000001"),
+        ("LIMIT", "0"), ("LIMIT", "-5"), ("LIMIT", "1000000001"), ("LIMIT", "auto"),
     ],
 )  # fmt: skip
 def test_other_numbers_are_errors_that_name_the_range(name: str, value: str) -> None:
-    with pytest.raises(UserError, match=rf"^{name} is .*whole number from \d+ to \d+$"):
+    besides = " or auto" if name == "BATCH" else ""
+    with pytest.raises(UserError, match=rf"^{name} is .*whole number from \d+ to \d+{besides}$"):
         read_options({**GIVEN, name: value})
 
 
@@ -134,6 +139,7 @@ def test_unknown_backend_is_named_before_the_machine_is_looked_at(
         ({}, ""),
         ({"BATCH": "8"}, ""),
         ({"BATCH": "1"}, "-batch1"),
+        ({"BATCH": "auto"}, "-batchauto"),
         ({"DEVICE": "0"}, ""),
         ({"DEVICE": "2"}, "-device2"),
         ({"LIMIT": "5"}, "-limit5"),

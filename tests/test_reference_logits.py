@@ -12,7 +12,7 @@ from harness import graph
 from harness.adapter import merge_adapter, read_adapter
 from harness.assets import AssetStore
 from harness.backends import EngineOptions
-from harness.backends.ort import OrtSession, fuse
+from harness.backends.ort import OrtCpu, OrtSession
 from harness.profile import load_profile
 from harness.squad import read_dataset
 from harness.weights import Weights, read_weights
@@ -44,10 +44,10 @@ def test_fp32_logits_equal_transformers(
     graph.save_graph(graph.build_graph(merged, architecture, "fp32"), path)
     if fused:
         options = EngineOptions("fp32", 8, 384, architecture.hidden, architecture.heads, 0)
-        fuse(path, tmp_path / "fused.onnx", options)
+        OrtCpu().build(path, tmp_path / "fused.onnx", options)
         path = tmp_path / "fused.onnx"
     session = OrtSession(path, optimized=fused)
-    start, end = session.run(
+    start, end, _ = session.run(
         reference["input_ids"], reference["segment_ids"], reference["input_mask"]
     )
     real = reference["input_mask"].astype(bool)

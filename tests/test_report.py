@@ -158,6 +158,21 @@ def test_runs_that_do_not_compare_are_marked(tmp_path: Path) -> None:
         assert part in notes
 
 
+@pytest.mark.parametrize("batch", ["auto", 8, "Auto", 8.5, None])
+def test_a_batch_is_a_number_or_auto(tmp_path: Path, batch: Any) -> None:
+    options = {
+        "profile": "p", "backend": "ort-cpu", "precision": "fp32", "batch": batch, "limit": None,
+        "dataset": None,
+    }  # fmt: skip
+    folder = write_run(tmp_path, options=options)
+    if batch not in ("auto", 8):
+        with pytest.raises(UserError, match="malformed at options/batch"):
+            read_summary(folder)
+        return
+    report = gather(tmp_path / "results", tmp_path / "golden", tmp_path)
+    assert report.runs.rows[-1].cells[2] == str(batch)
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

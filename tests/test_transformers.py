@@ -78,10 +78,12 @@ def test_scores_on_dev_equal_those_of_transformers(
 
     path = tmp_path / "model.onnx"
     save_graph(build_graph(merged, profile.architecture, "fp32"), path)
-    ours = run_windows(OrtSession(path, optimized=True), windows, 32, "dev")
-    our_score = score(questions, answer_texts(questions, windows, ours[0], ours[1]))
+    plan = plan_batches(windows.lengths, 32)
+    ours = run_windows(OrtSession(path, optimized=True), windows, plan, "dev")
+    our_answers = answer_texts(questions, windows, ours.start_logits, ours.end_logits)
+    our_score = score(questions, our_answers)
 
-    assert np.abs(ours[0] - start).max() <= 1e-3
+    assert np.abs(ours.start_logits - start).max() <= 1e-3
     assert abs(our_score.exact_match - their_score.exact_match) <= 0.05
     assert abs(our_score.f1 - their_score.f1) <= 0.05
     assert our_score.exact_match >= 74.0

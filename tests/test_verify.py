@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 import pytest
 from conftest import Checkout
 from junitparser import JUnitXml
+from test_batches import windows_of
 
+from harness.batches import AUTO, plan_batches
+from harness.errors import UserError
 from harness.files import sha256_file
+from harness.options import read_options
+from harness.verify import _timings
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -23,6 +29,16 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(
         json.dumps(document if changed is None else changed, ensure_ascii=False), encoding="utf-8"
     )
+
+
+@contextmanager
+def restored(path: Path) -> Iterator[Path]:
+    """`path`, whose content is put back when the block ends."""
+    kept = path.read_bytes()
+    try:
+        yield path
+    finally:
+        path.write_bytes(kept)
 
 
 def sign(run: Path, name: str) -> None:
@@ -77,10 +93,41 @@ def impossible_timings(run: Path) -> None:
 
 def fewer_repeats(run: Path) -> None:
     def one(timings: dict[str, Any]) -> None:
-        timings["seconds"] = timings["seconds"][:1]
-        timings["wall_seconds"] = timings["wall_seconds"][:1]
+        for name in ("seconds", "execution_seconds", "wall_seconds"):
+            timings[name] = timings[name][:1]
 
     edit(run / "timings.json", one)
+    sign(run, "timings.json")
+
+
+def scale_execution(run: Path, factor: float) -> None:
+    edit(
+        run / "timings.json",
+        lambda t: t.update({"execution_seconds": [s * factor for s in t["execution_seconds"]]}),
+    )
+    sign(run, "timings.json")
+
+
+def shorter_execution(run: Path) -> None:
+    scale_execution(run, 0.5)
+
+
+def longer_execution(run: Path) -> None:
+    scale_execution(run, 100)
+
+
+def fewer_executions(run: Path) -> None:
+    edit(run / "timings.json", lambda t: t["execution_seconds"].pop())
+    sign(run, "timings.json")
+
+
+def more_streams(run: Path) -> None:
+    edit(run / "timings.json", lambda t: t.update({"streams": 2}))
+    sign(run, "timings.json")
+
+
+def no_streams(run: Path) -> None:
+    edit(run / "timings.json", lambda t: t.pop("streams"))
     sign(run, "timings.json")
 
 
@@ -147,8 +194,13 @@ TAMPERS = {
     better_metrics: "f1 is",
     better_qps: "qps is",
     faster_timings: "qps is",
-    impossible_timings: "batches took longer than their repeat",
+    impossible_timings: "execution took longer than its repeat",
     fewer_repeats: "fewer than 5 repeats",
+    shorter_execution: "batches took longer than their execution",
+    longer_execution: "execution took longer than its repeat",
+    fewer_executions: "execution times and wall times differ in number",
+    more_streams: "the timings claim 2 streams",
+    no_streams: "missing 'streams'",
     nan_logit: "NaN or infinite",
     truncated_logits: "logits.npz cannot be read",
     no_timings: "timings.json",
@@ -198,12 +250,10 @@ def test_altered_results_fail(
 def test_a_replaced_graph_or_engine_fails(checkout: Checkout, kind: str) -> None:
     recorded = json.loads((checkout.run / "run.json").read_text(encoding="utf-8"))
     path = checkout.root / recorded[kind]["path"]
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    try:
+    with restored(path):
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(data)
     assert done.returncode == 1
     assert f"{path.name} has changed since it was made" in done.stdout
 
@@ -219,13 +269,9 @@ def test_no_limits_for_the_dataset_fails(checkout: Checkout, tmp_path: Path) -> 
 
 
 def test_without_a_golden_file_verify_fails(checkout: Checkout) -> None:
-    path = checkout.root / "golden/minilm-sample/fp32.json"
-    kept = path.read_bytes()
-    path.unlink()
-    try:
+    with restored(checkout.root / "golden/minilm-sample/fp32.json") as path:
+        path.unlink()
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(kept)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no golden file golden/minilm-sample/fp32.json" in done.stdout
 
@@ -257,13 +303,9 @@ def test_a_damaged_reference_is_made_again(checkout: Checkout) -> None:
 def test_a_malformed_golden_file_is_reported_as_such(
     checkout: Checkout, change: Callable[[Any], Any], expected: str
 ) -> None:
-    path = checkout.root / "golden/minilm-sample/fp32.json"
-    kept = path.read_bytes()
-    edit(path, lambda g: (change(g), g)[1])
-    try:
+    with restored(checkout.root / "golden/minilm-sample/fp32.json") as path:
+        edit(path, lambda g: (change(g), g)[1])
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(kept)
     assert done.returncode == 2
     assert done.stderr.startswith("error: golden file golden/minilm-sample/fp32.json")
     assert done.stderr.count("\n") == 1
@@ -274,25 +316,17 @@ def test_a_malformed_golden_file_is_reported_as_such(
 
 
 def test_an_uncommitted_golden_file_fails(checkout: Checkout) -> None:
-    path = checkout.root / "golden/minilm-sample/fp32.json"
-    kept = path.read_bytes()
-    edit(path, lambda g: g["accuracy"]["f1"].update({"allowed_loss": 50}))
-    try:
+    with restored(checkout.root / "golden/minilm-sample/fp32.json") as path:
+        edit(path, lambda g: g["accuracy"]["f1"].update({"allowed_loss": 50}))
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(kept)
     assert done.returncode == 1
     assert "fp32.json differs from the commit" in done.stdout
 
 
 def test_lost_accuracy_fails(checkout: Checkout) -> None:
-    path = checkout.root / "golden/minilm-sample/fp32.json"
-    kept = path.read_bytes()
-    edit(path, lambda g: g["accuracy"]["f1"].update({"value": 100, "allowed_loss": 0}))
-    try:
+    with restored(checkout.root / "golden/minilm-sample/fp32.json") as path:
+        edit(path, lambda g: g["accuracy"]["f1"].update({"value": 100, "allowed_loss": 0}))
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(kept)
     assert done.returncode == 1
     assert "is under the limit 100" in done.stdout
 
@@ -309,13 +343,68 @@ def test_lost_accuracy_fails(checkout: Checkout) -> None:
 def test_malformed_inputs_are_reported_as_such(
     checkout: Checkout, relative: str, text: str, expected: str
 ) -> None:
-    path = checkout.root / relative
-    kept = path.read_bytes()
-    path.write_text(text, encoding="utf-8")
-    try:
+    with restored(checkout.root / relative) as path:
+        path.write_text(text, encoding="utf-8")
         done = checkout.script("verify.py")
-    finally:
-        path.write_bytes(kept)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert expected in done.stderr or "holds no run.json" in done.stderr
+
+
+AUTO_WINDOWS = windows_of([40] * 6 + [17] * 9)
+AUTO_OPTIONS = read_options({"PROFILE": "minilm-sample", "BACKEND": "ort-cpu", "BATCH": AUTO})
+
+
+def auto_timings() -> dict[str, Any]:
+    """Five passes in which two streams were busy all the time, half a second a batch."""
+    lengths = AUTO_WINDOWS.lengths
+    plan = plan_batches(lengths, AUTO, AUTO_OPTIONS.backend.token_budget)
+    assert len(plan) > 2
+    return {
+        "questions": 15,
+        "windows": 15,
+        "batch": AUTO,
+        "streams": 2,
+        "shapes": [[len(rows), int(lengths[rows].max())] for rows in plan],
+        "seconds": [[0.5] * len(plan)] * 5,
+        "execution_seconds": [0.25 * len(plan)] * 5,
+        "wall_seconds": [0.3 * len(plan)] * 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: {}, ""),
+        (lambda t: {"streams": 3}, ""),
+        (lambda t: {"streams": 1}, "batches took longer than their execution"),
+        (
+            lambda t: {"execution_seconds": [s * 0.99 for s in t["execution_seconds"]]},
+            "batches took longer than their execution",
+        ),
+        (
+            lambda t: {"execution_seconds": [*t["wall_seconds"][:4], t["wall_seconds"][4] * 1.01]},
+            "execution took longer than its repeat",
+        ),
+        (lambda t: {"execution_seconds": [float("nan")] * 5}, "longer than their execution"),
+        (lambda t: {"wall_seconds": [float("inf")] * 5}, "execution took longer than its repeat"),
+        (lambda t: {"execution_seconds": t["execution_seconds"] * 2}, "differ in number"),
+        (lambda t: {"shapes": t["shapes"][::-1]}, "batches are not those of the windows"),
+        (lambda t: {"batch": 8}, "batch are not auto"),
+    ],
+)
+def test_overlapping_batches_fit_into_their_streams(
+    change: Callable[[dict[str, Any]], dict[str, Any]], expected: str
+) -> None:
+    timings = auto_timings()
+    timings.update(change(timings))
+    check = _timings(timings, {"wall_seconds": 1e3}, 15, AUTO_WINDOWS, AUTO_OPTIONS)
+    assert check.status == ("fail" if expected else "pass")
+    assert expected in check.note
+
+
+@pytest.mark.parametrize("streams", [0, -1, 2.0, True, "2", None])
+def test_streams_are_a_count(streams: Any) -> None:
+    timings = {**auto_timings(), "streams": streams}
+    with pytest.raises(UserError, match="the timings claim"):
+        _timings(timings, {"wall_seconds": 1e3}, 15, AUTO_WINDOWS, AUTO_OPTIONS)
