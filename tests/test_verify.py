@@ -117,7 +117,10 @@ def longer_execution(run: Path) -> None:
 
 
 def fewer_executions(run: Path) -> None:
-    edit(run / "timings.json", lambda t: t["execution_seconds"].pop())
+    edit(
+        run / "timings.json",
+        lambda t: t.update({"execution_seconds": t["execution_seconds"][1:]}),
+    )
     sign(run, "timings.json")
 
 
@@ -127,7 +130,7 @@ def more_streams(run: Path) -> None:
 
 
 def no_streams(run: Path) -> None:
-    edit(run / "timings.json", lambda t: t.pop("streams"))
+    edit(run / "timings.json", lambda t: {k: v for k, v in t.items() if k != "streams"})
     sign(run, "timings.json")
 
 
