@@ -15,6 +15,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def sums_int8_exactly() -> bool:
+    """Whether products of uint8 and int8 are summed in 32 bits.
+
+    On x86 without VNNI pairs of products are summed in 16 bits, which saturate.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.exists():
+        return True
+    flags = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
 def cpu_facts() -> dict[str, Any]:
     """The processor: `name` (model and usable cores), `cores`, `memory_gib`, `clock_mhz`.
 

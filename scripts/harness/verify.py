@@ -317,7 +317,7 @@ def _timings(
     if len({len(times) for times in per_pass}) != 1:
         problems.append("repeats, execution times and wall times differ in number")
     # Batches overlap where BATCH is auto, each stream's stay in a row.
-    at_once = _streams(timings, options)
+    at_once = _streams(timings, run, options)
     for seconds, execution, wall in zip(*per_pass, strict=False):
         if len(seconds) != len(plan):
             problems.append("a repeat has not one time a batch")
@@ -332,10 +332,11 @@ def _timings(
     return _holds("timings plausible", problems[:1])
 
 
-def _streams(timings: dict[str, Any], options: Options) -> int:
-    """How many batches may have run at once: one, unless BATCH is auto."""
+def _streams(timings: dict[str, Any], run: dict[str, Any], options: Options) -> int:
+    """How many batches may have run at once: one, or with BATCH=auto up to one a core."""
     count = timings["streams"]
-    if type(count) is not int or count < 1 or (count > 1 and options.batch != AUTO):
+    most = run["device"].get("cores", count) if options.batch == AUTO else 1
+    if type(count) is not int or not 1 <= count <= most:
         raise UserError(f"the timings claim {count} streams; run `make infer` again")
     return count
 

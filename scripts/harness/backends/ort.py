@@ -15,7 +15,7 @@ import onnx
 from ..batches import AUTO
 from ..errors import UserError
 from ..files import TEMPORARY_PREFIX
-from ..host import cores, cpu_facts
+from ..host import cores, cpu_facts, sums_int8_exactly
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .ort_graph import dequantize, fuse, quantize, split_layer_norms
@@ -35,6 +35,9 @@ class OrtSession:
         options.log_severity_level = 3
         if streams > 1:
             options.intra_op_num_threads = 1
+        if not sums_int8_exactly():
+            # Slower kernels, whose sums do not saturate.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # The reference runs the graph as it is written: no optimizer can then be at fault.
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (

@@ -35,7 +35,8 @@ class OrtPlain:
 
 @dataclass(frozen=True)
 class OrtDynamicInt8:
-    """Dynamic INT8 as ONNX Runtime's documentation has it: fused first, then quantized."""
+    """Dynamic INT8 as ONNX Runtime's documentation has it: fused first, which is faster as well,
+    then quantized."""
 
     key: str = "onnxruntime-int8"
     title: str = "ONNX Runtime, dynamic INT8"
@@ -60,6 +61,8 @@ class OrtDynamicInt8:
             fused,
             folder / _INT8,
             weight_type=QuantType.QInt8,
+            # As fast as one scale a tensor, and much more accurate on MiniLM.
+            per_channel=True,
             # ONNX's shape inference does not know the fused operators.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
