@@ -358,6 +358,9 @@ AUTO_WINDOWS = windows_of([40] * 6 + [17] * 9)
 AUTO_OPTIONS = read_options({"PROFILE": "minilm-sample", "BACKEND": "ort-cpu", "BATCH": AUTO})
 
 
+AUTO_RUN = {"wall_seconds": 1e3, "device": {"cores": 2}}
+
+
 def auto_timings() -> dict[str, Any]:
     """Five passes in which two streams were busy all the time, half a second a batch."""
     lengths = AUTO_WINDOWS.lengths
@@ -401,13 +404,13 @@ def test_overlapping_batches_fit_into_their_streams(
 ) -> None:
     timings = auto_timings()
     timings.update(change(timings))
-    check = _timings(timings, {"wall_seconds": 1e3}, 15, AUTO_WINDOWS, AUTO_OPTIONS)
+    check = _timings(timings, AUTO_RUN, 15, AUTO_WINDOWS, AUTO_OPTIONS)
     assert check.status == ("fail" if expected else "pass")
     assert expected in check.note
 
 
-@pytest.mark.parametrize("streams", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize("streams", [0, -1, 2.0, True, "2", None, 3])
 def test_streams_are_a_count(streams: Any) -> None:
     timings = {**auto_timings(), "streams": streams}
     with pytest.raises(UserError, match="the timings claim"):
-        _timings(timings, {"wall_seconds": 1e3}, 15, AUTO_WINDOWS, AUTO_OPTIONS)
+        _timings(timings, AUTO_RUN, 15, AUTO_WINDOWS, AUTO_OPTIONS)

@@ -43,7 +43,7 @@ class TransformersEager:
 
 @dataclass(frozen=True)
 class TorchCompile:
-    """The same module through torch.compile."""
+    """The same module through torch.compile, its weights frozen into the code for inference."""
 
     key: str = "torch-compile"
     title: str = "torch.compile, FP32"
@@ -54,13 +54,15 @@ class TorchCompile:
         """Nothing: it compiles in the passes before the timed ones."""
 
     def load(self, model: Model, folder: Path) -> Runner:
-        """A runner over windows, one kernel for all lengths."""
+        """A runner over windows; from the second shape on the code serves every shape."""
         # Compile in this process: a pool of compiler processes would stay beside the others.
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         import torch
+        from torch._inductor import config
 
-        # Batches differ in length; compiled once a length, its cache would overflow.
-        return SessionRunner(TorchSession(torch.compile(bert(model), dynamic=True)))
+        # Packs the weights for the processor: a quarter faster on MiniLM. dynamic=True was slower.
+        config.freezing = True
+        return SessionRunner(TorchSession(torch.compile(bert(model))))
 
 
 @dataclass(frozen=True)
