@@ -382,7 +382,6 @@ def auto_timings() -> dict[str, Any]:
     ("change", "expected"),
     [
         (lambda t: {}, ""),
-        (lambda t: {"streams": 3}, ""),
         (lambda t: {"streams": 1}, "batches took longer than their execution"),
         (
             lambda t: {"execution_seconds": [s * 0.99 for s in t["execution_seconds"]]},
