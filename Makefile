@@ -8,8 +8,9 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET CALIBRATION REMEASURE OFFLINE PYTHON \
-  ASSET_MIRROR ASSET_LOCK BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION
+VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET CALIBRATION REMEASURE OFFLINE \
+  PYTHON ASSET_MIRROR ASSET_LOCK BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE \
+  QUESTION
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
 $(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
@@ -32,7 +33,8 @@ endif
 
 # What the stages' files are called depends on the variables. Python knows the rules, so it
 # writes them down as variables (RUN, MODEL, ONNX, ENGINE, ...) for this one make process.
-PLANNED := all assets scales sensitivity bench onnx engine infer crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
+PLANNED := all assets scales sensitivity bench onnx engine infer crosscheck verify report ask \
+  $(if $(PREDICTIONS),,evaluate)
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
   PLAN := build/plan-$(MAKE_PID).mk
@@ -47,8 +49,8 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor openvino bench assets scales sensitivity onnx engine infer crosscheck evaluate verify report compare ask \
-  all test test-full lint clean distclean
+.PHONY: help doctor openvino bench assets scales sensitivity onnx engine infer crosscheck \
+  evaluate verify report compare ask all test test-full lint clean distclean
 
 help: ## list targets and variables
 	@awk -f scripts/help.awk Makefile
@@ -120,7 +122,8 @@ $(CALIBRATED_ON): $(FETCHED_BY)
 endif
 
 ifneq ($(SCALES),)
-$(SCALES): $(MODEL) $(CALIBRATED_ON) $(PROFILE_FILE) scripts/calibrate.py $(WRITES_GRAPHS)
+$(SCALES): $(MODEL) $(CALIBRATED_ON) $(PROFILE_FILE) scripts/calibrate.py $(WRITES_GRAPHS) \
+    $(addprefix scripts/harness/,batches.py squad.py windows.py)
 	@$(PY) scripts/calibrate.py
 endif
 

@@ -51,9 +51,7 @@ def answer(
     start, end = np.zeros((2, len(windows.tokens)), dtype=np.float32)
     for window in range(len(windows)):
         batch = assemble(windows, np.asarray([window]))
-        start_logits, end_logits, _ = session.run(
-            batch.input_ids, batch.segment_ids, batch.input_mask
-        )
+        start_logits, end_logits, _ = session.run(**batch.inputs)
         scatter(windows, batch, start_logits, start)
         scatter(windows, batch, end_logits, end)
     return best_answers(question, windows, start, end)

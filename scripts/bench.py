@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from harness.inputs import Inputs
 from harness.lock import device_lock
 from harness.options import read_options
 from harness.paths import BUILD, RESULTS, ROOT, shown
-from harness.provenance import environment, git_state, utc_now
+from harness.provenance import environment, git_state, utc_now, versions
 from harness.scoring import Score
 from harness.squad import Dataset, read_dataset
 
@@ -71,6 +70,8 @@ def main() -> int:
             scores |= {o.key: o.score for o in outcomes if o.score is not None}
             parts.append(document.comparison(plan.title, plan.model, plan.task, outcomes))
         device, surroundings = cpu_facts(), environment()
+    # The variables and the command hold paths of this machine.
+    surroundings = {k: v for k, v in surroundings.items() if k not in ("variables", "command")}
 
     found = {
         "started": started,
@@ -78,7 +79,7 @@ def main() -> int:
         "device": device,
         "git": git_state(),
         "environment": surroundings,
-        "packages": installed(),
+        "packages": versions(PACKAGES),
         "dataset": {**described(inputs.dataset), "limit": inputs.options.limit},
         "calibration": described(calibration),
         "assets": inputs.assets,
@@ -127,23 +128,15 @@ def read_inputs() -> Inputs:
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Where a dataset comes from and how many questions of it were read."""
+    """Which dataset it is and how many questions of it were read.
+
+    Its name alone: a published file must not show the folders of the machine it was made on.
+    """
     return {
-        "path": shown(dataset.path),
+        "name": dataset.path.name,
         "sha256": dataset.sha256,
         "questions": len(dataset.questions),
     }
-
-
-def installed() -> dict[str, str]:
-    """The versions of the packages that are compared, without those that are not there."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

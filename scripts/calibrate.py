@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import calibrate, graph, measure, model, qat, scales, squad, windows
+from harness import batches, calibrate, graph, model, qat, scales, squad, windows
 from harness.errors import OK, UserError, run_command
 from harness.files import atomic_path, fingerprint
 from harness.inputs import Inputs
@@ -28,12 +28,11 @@ def main() -> int:
     if record is None:
         raise UserError(f"PRECISION={options.precision} needs no scales; run `make onnx`")
     made_from = {
-        "weights": inputs.file("weights").sha256,
-        "adapter": inputs.model["adapter"]["sha256"] if "adapter" in inputs.model else None,
+        **model.origin(inputs),
         "source": inputs.calibration.sha256,
         "calibration": None if profile.calibration is None else asdict(profile.calibration),
         "windows": asdict(profile.windows),
-        "code": code_sha256(calibrate, graph, measure, model, qat, scales, squad, windows),
+        "code": code_sha256(batches, calibrate, graph, model, qat, scales, squad, windows),
     }
     path = BUILD / "scales" / f"{profile.model}-{fingerprint(made_from)}.safetensors"
     if not path.is_file():

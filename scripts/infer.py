@@ -21,11 +21,12 @@ from harness.windows import Int32, cut_windows, load_tokenizer
 
 
 def warm_shapes(options: Options, lengths: Int32) -> list[tuple[int, int]]:
-    """The largest batch as often as the profile says, and each shape that must be compiled."""
+    """The batch of the longest windows, at full length, as often as the profile says, and each
+    shape that must be compiled."""
     plan = plan_batches(lengths, options.batch, options.backend.token_budget)
     shapes = [(len(rows), int(lengths[rows].max())) for rows in plan]
-    largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-    full = (largest[0], options.profile.windows.sequence_length)
+    count, _ = max(shapes, key=lambda shape: shape[1])
+    full = (count, options.profile.windows.sequence_length)
     distinct = sorted(set(shapes)) if options.backend.compiles_shapes else []
     return [full] * options.profile.warmup + distinct
 

@@ -44,7 +44,8 @@ def main() -> int:
     inputs, records = Inputs(options), records_of(options)
     if records.scales is None:
         raise UserError(f"PRECISION={options.precision} needs no scales; use PRECISION=int8")
-    found = read_scales(MadeFile.from_json(read_record(records.scales, "scales")["file"]).path)
+    made = MadeFile.from_json(read_record(records.scales, "scales")["file"])
+    found = read_scales(made.checked("scales"))
     weights = model.quantized_weights(inputs, found)
     dataset = inputs.dataset
     tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))

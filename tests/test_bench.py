@@ -369,7 +369,7 @@ def test_real_sessions_are_compared_by_logits_and_scored(
     profile = tiny_profile()
     model = save_model(
         sharp_weights(profile.architecture), profile, tmp_path / "model", vocabulary, windows,
-        calibration_file=None, trained=False,
+        trained=False,
     )  # fmt: skip
     systems: list[System] = [OrtPlain(), replace(OrtPlain(), key="again", batches=(8,)),
                              OrtDynamicInt8(), Broken()]  # fmt: skip
@@ -425,14 +425,14 @@ def found() -> dict[str, Any]:
     ]
     unscored = [outcome("peer", [5.0, 5.0, 5.0]), outcome("mine", [4.0, 4.0, 4.0])]
     architecture = architecture_of(2)
-    model = Model(architecture, Path(), Path(), Path(), None, None, "minilm-sample", True)  # type: ignore[arg-type]
+    model = Model(architecture, Path(), Path(), Path(), None, "minilm-sample", True)  # type: ignore[arg-type]
     return {
         "finished": "2026-01-02T03:04:06Z",
         "device": {"name": "Test CPU (2 cores)"},
         "git": {"commit": "0123456789abcdef", "dirty": True},
         "environment": {"python": "3.11.7"},
         "packages": {"numpy": "2.4.6", "torch": "2.13.0+cpu"},
-        "dataset": {"path": "assets/sample/sample-v1.json", "questions": 368},
+        "dataset": {"name": "sample-v1.json", "questions": 368},
         "repeats": 3,
         "comparisons": [
             document.comparison("minilm, execution alone", model, text_task(), scored),
@@ -553,9 +553,7 @@ def sample(
     profile, tokenizer = load_profile("minilm-sample"), load_tokenizer(vocab)
     questions = read_dataset(bench.CALIBRATION).questions
     examples = cut_windows(questions[:8], tokenizer, replace(profile.windows, first_only=True))
-    model = save_model(
-        merged, profile, folder, vocab, examples, calibration_file=None, trained=True
-    )
+    model = save_model(merged, profile, folder, vocab, examples, trained=True)
     return model, take(cut_windows(questions, tokenizer, profile.windows), np.arange(40, 56))
 
 

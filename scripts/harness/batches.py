@@ -26,6 +26,15 @@ class Batch:
     segment_ids: Int32
     input_mask: Int32
 
+    @property
+    def inputs(self) -> dict[str, Int32]:
+        """The inputs by the names that graphs and sessions give them."""
+        return {
+            "input_ids": self.input_ids,
+            "segment_ids": self.segment_ids,
+            "input_mask": self.input_mask,
+        }
+
 
 def plan_batches(
     lengths: Int32, batch: BatchSize, token_budget: int = 0

@@ -233,11 +233,8 @@ def _activations(
     with _session(onnx_file, tensors) as session:
         for row in progress(range(len(windows)), "calibration"):
             batch = assemble(windows, np.asarray([row]))
-            feed = {
-                name: getattr(batch, name) for name in ("input_ids", "segment_ids", "input_mask")
-            }
             try:
-                arrays = session.run(tensors, feed)
+                arrays = session.run(tensors, batch.inputs)
             except Exception as error:  # ONNX Runtime's exception classes have no common base.
                 raise UserError(
                     f"{onnx_file} failed on a window ({error}); run `make onnx` again"

@@ -112,7 +112,7 @@ def _concurrently(session: Session, batches: Iterable[Batch]) -> Iterator[tuple[
     """Each batch and its outputs, in order, while the next ones already run."""
 
     def run(batch: Batch) -> Outputs:
-        return session.run(batch.input_ids, batch.segment_ids, batch.input_mask)
+        return session.run(**batch.inputs)
 
     if session.streams == 1:
         for batch in batches:
@@ -165,13 +165,14 @@ def summarize(timings: dict[str, Any]) -> dict[str, Any]:
     latency = np.percentile(np.asarray(timings["seconds"]).ravel() * 1e3, [50, 90, 99])
     return {
         "qps": statistics.median(fast),
-        "qps_spread": _spread(fast),
+        "qps_spread": spread(fast),
         "qps_end_to_end": statistics.median(whole),
-        "qps_end_to_end_spread": _spread(whole),
+        "qps_end_to_end_spread": spread(whole),
         "latency_ms": dict(zip(("p50", "p90", "p99"), map(float, latency), strict=True)),
         "repeats": len(fast),
     }
 
 
-def _spread(values: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
+    """(max - min) / median of `values`."""
     return (max(values) - min(values)) / statistics.median(values)

@@ -19,6 +19,15 @@ from .weights import Weights
 QUANTIZED: dict[str, Precision] = {"int8": "fp32", "int8-fp16": "fp16"}
 
 
+def origin(inputs: Inputs) -> dict[str, str | None]:
+    """The hashes of the files that the weights are made from."""
+    adapter = inputs.model.get("adapter")
+    return {
+        "weights": inputs.file("weights").sha256,
+        "adapter": None if adapter is None else adapter["sha256"],
+    }
+
+
 def merged_weights(inputs: Inputs) -> Weights:
     """The model's weights, the adapter merged where the profile has one."""
     base = inputs.file("weights")
@@ -37,8 +46,7 @@ def export_graph(inputs: Inputs, precision: str, scales_file: MadeFile | None = 
     """
     profile = inputs.options.profile
     made_from = {
-        "weights": inputs.file("weights").sha256,
-        "adapter": inputs.model["adapter"]["sha256"] if "adapter" in inputs.model else None,
+        **origin(inputs),
         "architecture": asdict(profile.architecture),
         "precision": precision,
         "scales": None if scales_file is None else scales_file.sha256,

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,8 @@ _PACKAGES = (
     "tensorrt", "tensorrt-rtx", "cuda-python", "cuda-bindings",
 )  # fmt: skip
 _VARIABLES = (
-    "PROFILE", "BACKEND", "PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET", "OFFLINE",
+    "PROFILE", "BACKEND", "PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET", "CALIBRATION",
+    "OFFLINE",
 )  # fmt: skip
 # Set by users and schedulers to steer numeric libraries: they change speed and rounding.
 _NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
@@ -72,18 +74,23 @@ def git_output(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def environment() -> dict[str, Any]:
-    """Python, packages, system, and the variables that steer the run."""
-    packages = {}
-    for name in _PACKAGES:
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the packages `names`, without those that are not installed."""
+    found = {}
+    for name in names:
         try:
-            packages[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Python, packages, system, and the variables that steer the run."""
     numeric = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_NUMERIC_PREFIXES)}
     return {
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": versions(_PACKAGES),
         "system": platform.platform(),
         "host": platform.node(),
         "load_average": list(os.getloadavg()),

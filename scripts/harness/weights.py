@@ -154,7 +154,7 @@ def read_weights(path: Path) -> Weights:
     for key, tensor in tensors.items():
         if _IGNORED.fullmatch(key):
             continue
-        name = _internal_name(key)
+        name = internal_name(key)
         if name is None:
             raise UserError(
                 f"{path} holds {key[:100]!r}, which BERT question answering has no place for; "
@@ -215,7 +215,7 @@ _IGNORED = re.compile(r"(?:bert\.)?(?:pooler\..*|embeddings\.position_ids)", re.
 _LAYER = re.compile(r"encoder\.layer\.(0|[1-9][0-9]{0,3})\.(.+)\.([a-z]+)")
 
 
-def _internal_name(key: str) -> str | None:
+def internal_name(key: str) -> str | None:
     """Our name for Hugging Face's `key`, or None if it is none of BERT's."""
     if key in ("qa_outputs.weight", "qa_outputs.bias"):
         return key.replace("qa_outputs", "qa")
@@ -254,16 +254,16 @@ def _from_onnx(path: Path) -> Weights:
     sources: dict[str, str] = {}
     in_out: set[str] = set()
     for source in tensors:
-        if name := _internal_name(source):
+        if name := internal_name(source):
             _claim(sources, name, source, path)
     for product in _products(graph.node):
         if product.weight not in tensors:
             continue
         if product.in_out:
             in_out.add(product.weight)
-        if _internal_name(product.weight) is None:
+        if internal_name(product.weight) is None:
             for addend in product.addends:
-                bias = _internal_name(addend) if addend in tensors else None
+                bias = internal_name(addend) if addend in tensors else None
                 if bias and bias.endswith(".bias"):
                     name = bias.removesuffix("bias") + "weight"
                     _claim(sources, name, product.weight, path)

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: optional, and the fastest CPU runtime measured (docs/performance.md)."""
+"""OpenVINO on the CPU: optional, and fast (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..errors import UserError, one_line
 from ..host import cores, cpu_facts
 from ..windows import Int32
 from . import EngineOptions, Outputs
+from .cpu import OnCpu
 
 
 class OpenVinoSession:
@@ -45,11 +46,11 @@ class OpenVinoSession:
         return Outputs(np.array(found["start_logits"]), np.array(found["end_logits"]), seconds)
 
 
-class OpenVino:
+class OpenVino(OnCpu):
     """OpenVINO's CPU plugin.
 
-    INT8 leaves the type around its GEMMs to OpenVINO: bfloat16 where the processor has it. That
-    is 15 % faster than float32 there, and it is what bf16 does everywhere.
+    INT8 leaves the type around its GEMMs to OpenVINO: bfloat16 where the processor has it, which
+    is faster than float32 there; bf16 takes it everywhere.
     """
 
     name = "openvino"
@@ -113,16 +114,6 @@ class OpenVino:
             ) from None
         streams = int(compiled.get_property("NUM_STREAMS")) if options.batch == AUTO else 1
         return OpenVinoSession(compiled, streams)
-
-    def lock_name(self, index: int) -> str:
-        """All processors are one device."""
-        return "cpu"
-
-    def device(self, index: int) -> dict[str, Any]:
-        """The processor; there is no other than 0."""
-        if index:
-            raise UserError(f"backend {self.name} has no device {index}; leave DEVICE out")
-        return cpu_facts()
 
 
 def _settings(options: EngineOptions) -> dict[str, Any]:

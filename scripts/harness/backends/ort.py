@@ -15,9 +15,10 @@ import onnx
 from ..batches import AUTO
 from ..errors import UserError
 from ..files import TEMPORARY_PREFIX
-from ..host import cores, cpu_facts, sums_int8_exactly
+from ..host import cores, sums_int8_exactly
 from ..windows import Int32
 from . import EngineOptions, Outputs
+from .cpu import OnCpu
 from .ort_graph import dequantize, fuse, quantize, split_layer_norms
 
 
@@ -93,7 +94,7 @@ def _logit_outputs(names: list[str], model: Path) -> list[str]:
     raise UserError(f"{model} has outputs {', '.join(names)}, no start and end logits; replace it")
 
 
-class OrtCpu:
+class OrtCpu(OnCpu):
     """ONNX Runtime's CPU execution provider over the fused graph."""
 
     name = "ort-cpu"
@@ -148,13 +149,3 @@ class OrtCpu:
         """A session over the fused graph with all of ONNX Runtime's own optimizations."""
         streams = cores() if options.batch == AUTO else 1
         return OrtSession(engine_file, optimized=True, streams=streams)
-
-    def lock_name(self, index: int) -> str:
-        """All processors are one device."""
-        return "cpu"
-
-    def device(self, index: int) -> dict[str, Any]:
-        """The processor; there is no other than 0."""
-        if index:
-            raise UserError(f"backend {self.name} has no device {index}; leave DEVICE out")
-        return cpu_facts()

@@ -5,7 +5,7 @@ Three steps, each exact up to rounding:
 1. `fuse`: ONNX Runtime's own transformer optimizer fuses attention, embedding, GELU and skip
    layer norms.
 2. `split_layer_norms`: the CPU provider's layer norms are scalar loops; the same sums as
-   ReduceMean, Sub and Mul nodes are vectorized and take a third of the time (docs/performance.md).
+   ReduceMean, Sub and Mul nodes are vectorized (docs/performance.md).
 3. For a quantized graph, `dequantize` goes before and `quantize` after these: the optimizer
    knows no Q/DQ nodes. Integers and scales pass through untouched. The kernels want uint8
    activations, so the zero point becomes 128: the same numbers, 128 higher.

@@ -24,8 +24,8 @@ def execution_systems() -> list[System]:
         Optimum(),
         OrtPlain(),
         OrtDynamicInt8(),
-        OpenVino("openvino-f32", "OpenVINO, FP32", "f32"),
-        OpenVino("openvino-default", "OpenVINO, default precision", None),
+        OpenVino("openvino-f32", "OpenVINO, FP32", precision="f32"),
+        OpenVino("openvino-default", "OpenVINO, default precision"),
         NncfInt8(),
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batches import BatchSize
+from ..measure import spread
 from ..scoring import Score
 from .model import Model
 from .system import System
@@ -45,7 +46,7 @@ class Lane:
     @property
     def spread(self) -> float:
         """(max - min) / median of the rates."""
-        return (max(self.rates) - min(self.rates)) / self.median
+        return spread(self.rates)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ..windows import Windows
 # initializer_range of the reference implementation's configuration).
 _INITIALIZER_RANGE = 0.02
 _SEED = 20180810
-# Questions that NNCF looks at.
+# Questions that quantizers look at, ours like NNCF.
 CALIBRATION_QUESTIONS = 32
 
 
@@ -30,9 +30,8 @@ class Model:
 
     `weights` is a safetensors file under `harness.weights`' names, `graph` the FP32 ONNX graph
     as `harness.graph` writes it, not fused. `profile` names the profile that the architecture
-    comes from; `trained` says that the weights do as well, so that `make engine` builds engines
-    of them and their answers can be scored. `calibration` holds the windows that quantizers may
-    see, cut from `calibration_file`, or from the sample's where that is None.
+    comes from; `trained` says that the weights do as well, so that their answers can be scored.
+    `calibration` holds the windows that quantizers may see.
     """
 
     architecture: Architecture
@@ -40,7 +39,6 @@ class Model:
     graph: Path
     vocabulary: Path
     calibration: Windows
-    calibration_file: Path | None
     profile: str
     trained: bool
 
@@ -57,7 +55,6 @@ def save_model(
     vocabulary: Path,
     calibration: Windows,
     *,
-    calibration_file: Path | None,
     trained: bool,
 ) -> Model:
     """Write the files of a model into `folder`, which need not exist yet."""
@@ -71,7 +68,6 @@ def save_model(
         graph=graph_file,
         vocabulary=vocabulary,
         calibration=calibration,
-        calibration_file=calibration_file,
         profile=profile.name,
         trained=trained,
     )

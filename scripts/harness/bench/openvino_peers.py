@@ -9,26 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from ..backends.openvino import OpenVinoSession
-from ..batches import Batch, BatchSize, assemble
-from ..windows import Int32
+from ..batches import assemble
 from .model import CALIBRATION_QUESTIONS, Model
-from .system import PEER_BATCHES, Runner, SessionRunner
+from .system import Peer, Runner, SessionRunner
 
 _INT8 = "int8.xml"
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(Peer):
     """The FP32 graph compiled for the CPU; `precision` as INFERENCE_PRECISION_HINT, or None."""
 
-    key: str
-    title: str
-    precision: str | None
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
-
-    def build(self, model: Model, folder: Path) -> None:
-        """Nothing: OpenVINO reads ONNX."""
+    precision: str | None = None
 
     def load(self, model: Model, folder: Path) -> Runner:
         """A runner over windows."""
@@ -37,13 +29,11 @@ class OpenVino:
 
 
 @dataclass(frozen=True)
-class NncfInt8:
+class NncfInt8(Peer):
     """NNCF's post-training INT8 for transformers, the rest in OpenVINO's default precision."""
 
     key: str = "openvino-nncf"
     title: str = "OpenVINO, NNCF INT8"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
 
     def build(self, model: Model, folder: Path) -> None:
         """Quantize with the calibration windows and save OpenVINO's files."""
@@ -56,7 +46,7 @@ class NncfInt8:
         batches = [assemble(windows, np.array([row])) for row in range(len(windows))]
         quantized = nncf.quantize(
             ov.Core().read_model(str(model.graph)),
-            nncf.Dataset(batches, _feed),
+            nncf.Dataset([batch.inputs for batch in batches]),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=CALIBRATION_QUESTIONS,
         )
@@ -74,11 +64,3 @@ def _session(file: Path, options: dict[str, str]) -> OpenVinoSession:
 
     hints = {"PERFORMANCE_HINT": "LATENCY", **options}
     return OpenVinoSession(ov.Core().compile_model(str(file), "CPU", hints), streams=1)
-
-
-def _feed(batch: Batch) -> dict[str, Int32]:
-    return {
-        "input_ids": batch.input_ids,
-        "segment_ids": batch.segment_ids,
-        "input_mask": batch.input_mask,
-    }

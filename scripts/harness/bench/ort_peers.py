@@ -8,25 +8,19 @@ from pathlib import Path
 import onnx
 
 from ..backends.ort import OrtSession
-from ..batches import BatchSize
 from .model import Model
-from .system import PEER_BATCHES, Runner, SessionRunner
+from .system import Peer, Runner, SessionRunner
 from .torch_peers import TorchSession, bert
 
 _INT8 = "int8.onnx"
 
 
 @dataclass(frozen=True)
-class OrtPlain:
+class OrtPlain(Peer):
     """The FP32 graph with ONNX Runtime's default options, which fuse what they recognise."""
 
     key: str = "onnxruntime"
     title: str = "ONNX Runtime, FP32"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
-
-    def build(self, model: Model, folder: Path) -> None:
-        """Nothing: the graph is there."""
 
     def load(self, model: Model, folder: Path) -> Runner:
         """A runner over windows."""
@@ -34,14 +28,12 @@ class OrtPlain:
 
 
 @dataclass(frozen=True)
-class OrtDynamicInt8:
+class OrtDynamicInt8(Peer):
     """Dynamic INT8 as ONNX Runtime's documentation has it: fused first, which is faster as well,
     then quantized."""
 
     key: str = "onnxruntime-int8"
     title: str = "ONNX Runtime, dynamic INT8"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
 
     def build(self, model: Model, folder: Path) -> None:
         """Write the fused and quantized graph."""
@@ -74,13 +66,11 @@ class OrtDynamicInt8:
 
 
 @dataclass(frozen=True)
-class Optimum:
+class Optimum(Peer):
     """optimum's ORTModelForQuestionAnswering over its own export of transformers' model."""
 
     key: str = "optimum"
     title: str = "optimum, ONNX Runtime FP32"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
 
     def build(self, model: Model, folder: Path) -> None:
         """Export as `from_pretrained(..., export=True)` does."""

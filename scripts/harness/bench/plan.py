@@ -47,12 +47,7 @@ def comparisons(
         tokenizer,
         replace(profile.windows, first_only=True),
     )
-    save = partial(
-        save_model,
-        vocabulary=vocabulary,
-        calibration=examples,
-        calibration_file=inputs.options.calibration,
-    )
+    save = partial(save_model, vocabulary=vocabulary, calibration=examples)
     trained = save(merged_weights(inputs), profile, folder / "trained", trained=True)
     base = load_profile(BERT_BASE)
     shape = save(random_weights(base.architecture), base, folder / "shape", trained=False)

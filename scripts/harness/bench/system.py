@@ -69,6 +69,19 @@ class System(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A system of somebody else's, timed with either batch; what it is adds `load`."""
+
+    key: str
+    title: str
+    ours: bool = False
+    batches: tuple[BatchSize, ...] = PEER_BATCHES
+
+    def build(self, model: Model, folder: Path) -> None:
+        """Nothing, where a peer takes the model's own files."""
+
+
 @dataclass
 class SessionRunner:
     """Windows through a session, each batch's execution timed alone.

@@ -33,7 +33,7 @@ def _surroundings(document: dict[str, Any]) -> list[str]:
         f"Median of {document['repeats']} interleaved passes; spread is (max − min) / median, "
         f"and over {NOISE_SPREAD:.0%} it is noise. The better of "
         "the batch sizes counts. EM and F1 in per cent over "
-        f"{dataset['questions']} questions of `{dataset['path']}`.",
+        f"{dataset['questions']} questions of `{dataset['name']}`.",
         "",
         f"Python {environment['python']}, {_text(versions)}.",
         "",

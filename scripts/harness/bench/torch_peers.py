@@ -18,23 +18,18 @@ from ..backends import Outputs
 from ..batches import BatchSize
 from ..profile import load_profile
 from ..squad import Question
-from ..weights import _internal_name
+from ..weights import internal_name
 from ..windows import Int32, WindowOptions
 from .model import Model
-from .system import PEER_BATCHES, Pass, Runner, SessionRunner
+from .system import Pass, Peer, Runner, SessionRunner
 
 
 @dataclass(frozen=True)
-class TransformersEager:
+class TransformersEager(Peer):
     """BertForQuestionAnswering in FP32 with its default attention (PyTorch's SDPA)."""
 
     key: str = "transformers"
     title: str = "transformers, FP32"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
-
-    def build(self, model: Model, folder: Path) -> None:
-        """Nothing: the module takes the weights as they are."""
 
     def load(self, model: Model, folder: Path) -> Runner:
         """A runner over windows."""
@@ -42,16 +37,11 @@ class TransformersEager:
 
 
 @dataclass(frozen=True)
-class TorchCompile:
+class TorchCompile(Peer):
     """The same module through torch.compile, its weights frozen into the code for inference."""
 
     key: str = "torch-compile"
     title: str = "torch.compile, FP32"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
-
-    def build(self, model: Model, folder: Path) -> None:
-        """Nothing: it compiles in the passes before the timed ones."""
 
     def load(self, model: Model, folder: Path) -> Runner:
         """A runner over windows; from the second shape on the code serves every shape."""
@@ -66,16 +56,11 @@ class TorchCompile:
 
 
 @dataclass(frozen=True)
-class TransformersPipeline:
+class TransformersPipeline(Peer):
     """transformers' question-answering pipeline, from text to answers by its own span rule."""
 
     key: str = "transformers-pipeline"
     title: str = "transformers pipeline, FP32"
-    ours: bool = False
-    batches: tuple[BatchSize, ...] = PEER_BATCHES
-
-    def build(self, model: Model, folder: Path) -> None:
-        """Nothing: the module takes the weights as they are."""
 
     def load(self, model: Model, folder: Path) -> Runner:
         """A runner over questions."""
@@ -159,7 +144,7 @@ def bert(model: Model) -> Any:
     weights = model.read()
     state = {}
     for name in module.state_dict():
-        ours = _internal_name(name)
+        ours = internal_name(name)
         if ours is None:
             raise ValueError(f"transformers has a weight {name} that BERT does not have")
         state[name] = torch.from_numpy(weights.pop(ours))
