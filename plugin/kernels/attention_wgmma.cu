@@ -300,21 +300,25 @@ __device__ void produce(const CUtensorMap* map, const BertSequences& sequences, 
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item(sequences, heads, parts, kHead, index);
     if (threadIdx.x % 32 == 0) {
-      for (int tile = 0; tile < item.tiles; ++tile, ++tile_count) {
+      // Queries and keys in turn, so that the first warpgroup can start early.
+      for (int i = 0; i < item.tiles; ++i) {
+        const int query = item.first_query + i * parts;
+        if (query < item.tiles) {
+          const unsigned slot = query_count % kQuerySlots, use = query_count / kQuerySlots;
+          ++query_count;
+          if (use > 0) barrier_wait(&memory.queries_emptied[slot], (use - 1) & 1);
+          barrier_expect(&memory.queries_filled[slot], kBytes);
+          copy_tile(memory.queries[slot], map, item.channel, item.window.start + query * kTile,
+                    &memory.queries_filled[slot]);
+        }
         const unsigned slot = tile_count % kSlots, use = tile_count / kSlots;
+        ++tile_count;
         if (use > 0) barrier_wait(&memory.emptied[slot], (use - 1) & 1);
         barrier_expect(&memory.filled[slot], 2 * kBytes);
-        const int row = item.window.start + tile * kTile;
+        const int row = item.window.start + i * kTile;
         copy_tile(memory.tiles[slot][0], map, hidden + item.channel, row, &memory.filled[slot]);
         copy_tile(memory.tiles[slot][1], map, 2 * hidden + item.channel, row,
                   &memory.filled[slot]);
-      }
-      for (int query = item.first_query; query < item.tiles; query += parts, ++query_count) {
-        const unsigned slot = query_count % kQuerySlots, use = query_count / kQuerySlots;
-        if (use > 0) barrier_wait(&memory.queries_emptied[slot], (use - 1) & 1);
-        barrier_expect(&memory.queries_filled[slot], kBytes);
-        copy_tile(memory.queries[slot], map, item.channel, item.window.start + query * kTile,
-                  &memory.queries_filled[slot]);
       }
     }
     if (item.first_query == 0) {
@@ -335,8 +339,18 @@ __device__ void consume(unsigned group, const BertSequences& sequences, int head
   unsigned tile_count = 0, query_count = 0;
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const Item item(sequences, heads, parts, kHead, index);
+    const auto wait_for = [&](int tile) {
+      const unsigned count = tile_count + tile;
+      barrier_wait(&memory.filled[count % kSlots], count / kSlots & 1);
+    };
+    // Every warp lets go of every slot in turn; the producer waits for all of them.
+    const auto release = [&](int tile) {
+      if (lane == 0) barrier_arrive(&memory.emptied[(tile_count + tile) % kSlots]);
+    };
+    bool released = false;
     for (int query = item.first_query; query < item.tiles; query += parts, ++query_count) {
       if (query_count % kGroups != group) continue;
+      released = query + kGroups * parts >= item.tiles;
       const unsigned query_slot = query_count % kQuerySlots;
       barrier_wait(&memory.queries_filled[query_slot], query_count / kQuerySlots & 1);
       const uint64_t own = descriptor<kHead>(memory.queries[query_slot]);
@@ -348,10 +362,6 @@ __device__ void consume(unsigned group, const BertSequences& sequences, int head
         for (int i = 0; i < 4; ++i) context[c][i] = 0.0f;
       }
       float reference[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
-      const auto wait_for = [&](int tile) {
-        const unsigned count = tile_count + tile;
-        barrier_wait(&memory.filled[count % kSlots], count / kSlots & 1);
-      };
       const auto queue_scores = [&](int tile) {
         const uint64_t first = descriptor<kHead>(memory.tiles[(tile_count + tile) % kSlots][0]);
 #pragma unroll
@@ -386,6 +396,7 @@ __device__ void consume(unsigned group, const BertSequences& sequences, int head
         products_wait();
         settle(scores);
         settle(context);
+        if (released) release(tile);
       }
       // The last tile by itself: a condition inside the loop would make the compiler serialize it.
       const int left = item.window.length - (item.tiles - 1) * kTile;
@@ -403,6 +414,7 @@ __device__ void consume(unsigned group, const BertSequences& sequences, int head
       products_commit();
       products_wait();
       settle(context);
+      if (released) release(item.tiles - 1);
       if (lane == 0) barrier_arrive(&memory.queries_emptied[query_slot]);
 
 #pragma unroll
@@ -414,12 +426,11 @@ __device__ void consume(unsigned group, const BertSequences& sequences, int head
                                          context, r, 1.0f / total[r], row < item.window.length);
       }
     }
-    // All four warpgroups let go of an item's slots, in order, also of those they did not need.
-    // The barrier: a thread may not speak for warps that still read.
-    asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(kGroup) : "memory");
-    if (threadIdx.x % kGroup == 0) {
+    if (!released) {
+      // Nothing here for this warpgroup. It waits all the same: it may not be a use of a slot ahead.
       for (int tile = 0; tile < item.tiles; ++tile) {
-        barrier_arrive(&memory.emptied[(tile_count + tile) % kSlots]);
+        wait_for(tile);
+        release(tile);
       }
     }
     tile_count += item.tiles;
@@ -437,7 +448,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kSlots; ++slot) {
       barrier_init(&memory.filled[slot], 1);
-      barrier_init(&memory.emptied[slot], kGroups);
+      barrier_init(&memory.emptied[slot], kConsumers / 32);
     }
     for (int slot = 0; slot < kQuerySlots; ++slot) {
       barrier_init(&memory.queries_filled[slot], 1);

@@ -104,6 +104,15 @@ class SharedOperation {
     return residence;
   }
 
+  // What OnCurrentDevice() would return if that allocates nothing, else nullptr.
+  std::shared_ptr<const Residence> Loaded() {
+    int device = 0;
+    CheckCuda(cudaGetDevice(&device), "device");
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = residences_.find(device);
+    return found != residences_.end() ? found->second : nullptr;
+  }
+
  private:
   std::mutex mutex_;
   std::map<int, std::shared_ptr<const Residence>> residences_;
@@ -135,10 +144,12 @@ class Body {
   void Enqueue(const nvinfer1::PluginTensorDesc* input_descs,
                const nvinfer1::PluginTensorDesc* output_descs, const void* const* inputs,
                void* const* outputs, void* workspace, BertStream stream, Scales scales) const {
-    if (residence_ == nullptr) throw Refused("runs without having been initialized");
+    // A clone may be older than its original's initialization.
+    const auto residence = residence_ != nullptr ? residence_ : shared_->Loaded();
+    if (residence == nullptr) throw Refused("runs without having been initialized");
     const Problem problem =
         CheckShapes(signature(), input_descs, input_count(), output_descs, output_count());
-    op().Enqueue({problem, scales, inputs, outputs, workspace, stream, residence_.get()});
+    op().Enqueue({problem, scales, inputs, outputs, workspace, stream, residence.get()});
   }
 
  private:

@@ -4,6 +4,7 @@
 // Every plugin with the fields and tensors it must take, at a given hidden size. What is refused
 // follows from what is listed here.
 
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -266,8 +267,10 @@ inline std::vector<Case> AllCases(int32_t hidden) {
     builder.Int("type_id", int8 ? kInt8Id : kHalfId, {kFloatId, -1, 99})
         .Int("ld", hidden, {0, -8, hidden + 1, hidden + 8})
         .Weights("bias", RandomFloats(h, 0.1), false);
-    if (int8) builder.Scale("input_scale", 0.04f).Scale("output_scale", 0.03f);
-    cases.push_back(builder.Input(true, {int8 ? kInt8 : kHalf}, hidden)
+    if (int8) builder.Scale("input_scale", 0.04f, false).Scale("output_scale", 0.03f);
+    std::vector<fake::DataType> input_types{kHalf};
+    if (int8) input_types.push_back(kInt8);
+    cases.push_back(builder.Input(true, input_types, hidden)
                         .Output(true, int8 ? kInt8 : kHalf, hidden)
                         .Done());
   }

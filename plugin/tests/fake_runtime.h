@@ -115,9 +115,9 @@ class FieldList {
  public:
   template <class T>
   FieldList& Add(const std::string& name, PluginFieldType type, const std::vector<T>& values) {
-    Field field{name, type, static_cast<int32_t>(values.size()),
-                std::vector<char>(1 + values.size() * sizeof(T))};
-    if (!values.empty()) std::memcpy(field.bytes.data() + 1, values.data(), values.size() * sizeof(T));
+    const size_t bytes = values.size() * sizeof(T);
+    Field field{name, type, static_cast<int32_t>(values.size()), std::vector<char>(1 + bytes)};
+    std::memcpy(field.bytes.data() + 1, values.data(), bytes);
     fields.push_back(field);
     return *this;
   }
@@ -133,6 +133,7 @@ class FieldList {
     }
     return fields.emplace_back(Field{name, PluginFieldType::kUNKNOWN, 0, {0}});
   }
+  bool Has(const std::string& name) const { return !(Without(name) == *this); }
   FieldList Without(const std::string& name) const {
     FieldList list;
     for (const Field& field : fields) {

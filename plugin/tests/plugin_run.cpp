@@ -239,8 +239,8 @@ void Near(const Filled& got, const Values& want_real, double tolerance, const st
   for (size_t i = 0; i < want_real.size(); ++i) {
     double error;
     if (got.tensor.type == kInt8) {
-      const double steps = std::fabs(
-          got.values[i] - reference::Quantized(want_real[i], static_cast<double>(got.tensor.scale)));
+      const double scale = static_cast<double>(got.tensor.scale);
+      const double steps = std::fabs(got.values[i] - reference::Quantized(want_real[i], scale));
       error = steps <= 1 ? 0 : steps;
     } else {
       error = std::fabs(got.values[i] - want_real[i]) / (1 + std::fabs(want_real[i]));
@@ -458,8 +458,8 @@ void RunFcInt8(int32_t in, int32_t out, WeightForm form, bool has_bias, bool hal
   std::vector<int8_t> quantized(weight.size());
   Values real_weight(weight.size());
   for (size_t i = 0; i < weight.size(); ++i) {
-    const float scale = scales[i / columns];
-    quantized[i] = static_cast<int8_t>(std::clamp(std::nearbyint(weight[i] / scale), -127.f, 127.f));
+    const float scale = scales[i / columns], level = std::nearbyint(weight[i] / scale);
+    quantized[i] = static_cast<int8_t>(std::clamp(level, -127.f, 127.f));
     real_weight[i] = static_cast<double>(quantized[i]) * static_cast<double>(scale);
   }
   const float input_scale = 0.025f;
@@ -511,14 +511,14 @@ void RunFfn(int32_t hidden) {
           });
 }
 
-void RunGelu(int32_t channels, bool int8, bool has_bias) {
+void RunGelu(int32_t channels, bool int8, DataType input_type, bool has_bias) {
   const Batch batch(400);
-  const float input_scale = int8 ? 0.03f : 0;
+  const float input_scale = input_type == kInt8 ? 0.03f : 0;
   const auto bias = RandomFloats(static_cast<size_t>(channels));
   FieldList fields;
   fields.Int("type_id", int8 ? kInt8Id : kHalfId).Int("ld", has_bias ? channels : channels / 4);
   if (has_bias) fields.Floats("bias", bias);
-  const Filled input = Random(batch.Hidden(channels, int8 ? kInt8 : kHalf, input_scale), 2);
+  const Filled input = Random(batch.Hidden(channels, input_type, input_scale), 2);
   Values want = input.Real();
   const Values biases = HalfFloats(bias);
   for (size_t i = 0; i < want.size(); ++i) {
@@ -566,6 +566,24 @@ void RunThreads() {
   }
   for (std::thread& thread : threads) thread.join();
   for (const Filled& result : results) Near(result, want, 2e-3, "product in a thread");
+}
+
+// A clone that is older than its original's initialization runs all the same.
+void RunEarlyClone() {
+  FieldList fields;
+  fields.Int("type_id", kHalfId).Int("ld", 64).Floats("bias", RandomFloats(64));
+  const Plugin::Pointer original = Plugin::Create(kGelu, "1", Collection(fields).get());
+  const Plugin::Pointer clone = original->Clone();
+  const Plugin::Pointer attached = original->Attached();
+  Buffer data(64 * sizeof(uint16_t)), workspace(1);
+  Cuda(cudaMemset(data.data(), 0, 64 * sizeof(uint16_t)));
+  Cuda(cudaDeviceSynchronize());
+  const void* inputs[] = {data.data()};
+  void* outputs[] = {data.data()};
+  const std::vector<Tensor> tensors{Shaped({1, 1, 64}, kHalf)};
+  g_checks.That(
+      clone->Enqueue(tensors, tensors, inputs, outputs, workspace.data(), nullptr), "ran");
+  Cuda(cudaDeviceSynchronize());
 }
 
 // On V2 an INT8 tensor may come without a scale. That is an error, not a division by zero.
@@ -651,13 +669,16 @@ void RunAll(fake::Logger* logger) try {
       RunFfn(hidden);
       g_checks.Begin("run GELU" + size);
       for (const bool bias : {false, true}) {
-        RunGelu(4 * hidden, false, bias);
-        RunGelu(4 * hidden, true, bias);
+        RunGelu(4 * hidden, false, kHalf, bias);
+        RunGelu(4 * hidden, true, kHalf, bias);
+        RunGelu(4 * hidden, true, kInt8, bias);
       }
     }
   }
   g_checks.Begin("run in threads");
   RunThreads();
+  g_checks.Begin("run a clone older than the weights");
+  RunEarlyClone();
   g_checks.Begin("run without scales");
   RunWithoutScale();
   g_checks.Begin("run with wrong shapes");

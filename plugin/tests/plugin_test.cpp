@@ -164,7 +164,8 @@ void TestFields(const Case& test, int32_t hidden) {
     CheckRefused(test, changed([](Field& field) {
                    field.length += 1;
                    field.bytes.resize(field.bytes.size() + 8);
-                   std::memcpy(field.bytes.data() + field.bytes.size() - 8, "\0\0\x80?\0\0\x80?", 8);
+                   const float ones[] = {1, 1};
+                   std::memcpy(field.bytes.data() + field.bytes.size() - 8, ones, sizeof(ones));
                  }),
                  rule.name + " with a value too many");
     if (rule.kind == Kind::kWeights || rule.kind == Kind::kQuantizable) {
@@ -236,7 +237,8 @@ void TestShapes(const Case& test, int32_t hidden) {
   for (const bool five_dims : {false, true}) {
     for (const int64_t length : {int64_t{-1}, int64_t{96}}) {
       const auto inputs = test.Tensors(test.inputs, 7, length, five_dims);
-      const auto outputs = test.Tensors(test.outputs, 7, length, five_dims && test.inputs[0].hidden);
+      const auto outputs =
+          test.Tensors(test.outputs, 7, length, five_dims && test.inputs[0].hidden);
       if (!g_checks.That(plugin->OutputShapes(inputs, &shapes), "gives shapes")) continue;
       for (size_t i = 0; i < outputs.size(); ++i) {
         g_checks.That(shapes[i] == outputs[i].dims, "shape of output " + std::to_string(i));
@@ -388,8 +390,9 @@ void TestSerialization(const Case& test, int32_t hidden) {
   g_logger.Clear();
   const void* inputs[3] = {};
   void* outputs[3] = {};
-  g_checks.That(!restored->Enqueue(test.Tensors(test.inputs, 1, 8), test.Tensors(test.outputs, 1, 8),
-                                   inputs, outputs, nullptr, nullptr),
+  g_checks.That(!restored->Enqueue(test.Tensors(test.inputs, 1, 8),
+                                   test.Tensors(test.outputs, 1, 8), inputs, outputs, nullptr,
+                                   nullptr),
                 "does not run before it is initialized");
   CheckLogged(test, "running too early");
   g_logger.Clear();
@@ -402,7 +405,7 @@ void TestSpecialCases() {
   g_checks.Begin("special cases");
   constexpr int32_t kHidden = 384;
   for (const Case& test : AllCases(kHidden)) {
-    if (test.name == kFc && test.version == "2" && test.label.find("channel") == std::string::npos) {
+    if (test.name == kFc && test.version == "2" && test.fields.Has("fc_amax")) {
       FieldList both = test.fields;
       both.Floats("weight_scales", {0.1f});
       CheckRefused(test, both, "fc_amax beside weight_scales", "weight_scales");
@@ -414,13 +417,16 @@ void TestSpecialCases() {
                       "without a scale in fields or tensors the output is FP16");
       }
     }
-    if (test.name == kAttention && test.version == "3" && fake::kScalesInFields) {
+    if (test.inputs[0].types.size() == 2 && fake::kScalesInFields) {
       const Plugin::Pointer plugin = Create(test, test.fields.Without("input_scale"));
+      const int32_t inputs = static_cast<int32_t>(test.inputs.size());
+      const int32_t outputs = static_cast<int32_t>(test.outputs.size());
       auto tensors = test.Tensors(test.inputs, 1, 8);
-      if (g_checks.That(plugin != nullptr, "INT8 attention without an input scale")) {
-        g_checks.That(!plugin->Supports(0, tensors, 2, 1), "takes no INT8");
+      for (const Tensor& output : test.Tensors(test.outputs, 1, 8)) tensors.push_back(output);
+      if (g_checks.That(plugin != nullptr, test.label + " without an input scale")) {
+        g_checks.That(!plugin->Supports(0, tensors, inputs, outputs), "takes no INT8");
         tensors[0].type = kHalf;
-        g_checks.That(plugin->Supports(0, tensors, 2, 1), "takes FP16");
+        g_checks.That(plugin->Supports(0, tensors, inputs, outputs), "takes FP16");
       }
     }
     // No finder, no logger, no runtime: standard error, and no crash.

@@ -46,10 +46,11 @@ inline Values LayerNorm(Values rows, const Values& gamma, const Values& beta) {
   const size_t channels = gamma.size();
   for (size_t begin = 0; begin < rows.size(); begin += channels) {
     double mean = 0, variance = 0;
-    for (size_t c = 0; c < channels; ++c) mean += rows[begin + c] / channels;
-    for (size_t c = 0; c < channels; ++c) variance += std::pow(rows[begin + c] - mean, 2) / channels;
+    double* row = rows.data() + begin;
+    for (size_t c = 0; c < channels; ++c) mean += row[c] / channels;
+    for (size_t c = 0; c < channels; ++c) variance += std::pow(row[c] - mean, 2) / channels;
     for (size_t c = 0; c < channels; ++c) {
-      rows[begin + c] = (rows[begin + c] - mean) / std::sqrt(variance + 1e-12) * gamma[c] + beta[c];
+      row[c] = (row[c] - mean) / std::sqrt(variance + 1e-12) * gamma[c] + beta[c];
     }
   }
   return rows;
