@@ -229,6 +229,8 @@ BertStatus prepare(BertGemm* gemm, const BertLinear* linear, Product* product, P
 
 BertStatus bert_gemm_create(BertGemm** gemm) {
   BERT_REQUIRE(gemm != nullptr, "gemm is NULL");
+  // A thread that has not used the device yet has no context, and cuBLASLt asks for one.
+  BERT_RETURN_IF_ERROR(bert::checked(cudaFree(nullptr), "CUDA context"));
   auto created = new BertGemm;
   const BertStatus status = bert::checked(cublasLtCreate(&created->handle), "cuBLASLt");
   if (status != BERT_OK) {
