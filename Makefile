@@ -10,7 +10,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET CALIBRATION REMEASURE OFFLINE \
   PYTHON ASSET_MIRROR ASSET_LOCK BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE \
-  QUESTION
+  QUESTION USE_TENSORRT TENSORRT_ROOT CUBLAS_ROOT BERT_PLUGIN_API
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
 $(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
@@ -49,7 +49,7 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor openvino bench assets scales sensitivity onnx engine infer crosscheck \
+.PHONY: help doctor openvino plugin test-gpu bench assets scales sensitivity onnx engine infer crosscheck \
   evaluate verify report compare ask all test test-full lint clean distclean
 
 help: ## list targets and variables
@@ -150,16 +150,26 @@ doctor: $(VENV)/.ready ## show devices, runtimes, and what runs by default
 openvino: $(VENV)/.ready ## install the optional backend openvino
 	@sh scripts/make_venv.sh $(VENV) $(VENV)/.openvino requirements.txt requirements-openvino.txt
 
+plugin: $(VENV)/.ready ## build the plugin library (USE_TENSORRT=true on NVIDIA); needs nvcc
+	@$(PY) scripts/build_plugin.py
+
 compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/...
 	@$(PY) scripts/compare.py
 
 ## Development
 
-test: lint ## ruff, mypy and the tests, in minutes
-	@$(PY) -m pytest -q -m "not full" tests
+# Headers that the plugin library is compiled against in tests, where there is a compiler for it.
+NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+SDK := $(if $(NVCC),build/sdk/.ready)
 
-test-full: lint .venv-full/.ready ## all tests, slow and large ones included
-	@.venv-full/bin/python -m pytest -q tests
+test: lint $(SDK) ## ruff, mypy and the tests, in minutes
+	@$(PY) -m pytest -q -m "not full and not gpu" tests
+
+test-gpu: $(VENV)/.ready-dev build/sdk/.ready ## kernels and plugins on this machine's NVIDIA GPU
+	@$(PY) -m pytest -q -m gpu tests
+
+test-full: lint $(SDK) .venv-full/.ready ## all tests, slow and large ones included
+	@.venv-full/bin/python -m pytest -q -m "not gpu" tests
 
 lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m ruff check scripts tests
@@ -167,7 +177,8 @@ lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m mypy
 
 clean: ## remove built files and runs; keep downloads and the venv
-	@rm -rf build/records build/scales build/onnx build/engine build/reference build/plan-*.mk
+	@rm -rf build/records build/scales build/onnx build/engine build/reference build/plugin build/test-plugin \
+	  build/plan-*.mk
 	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
@@ -179,6 +190,10 @@ $(VENV)/.ready: requirements.txt scripts/make_venv.py
 TESTED_WITH := requirements-dev.txt requirements-openvino.txt requirements-tensorrt-rtx.txt
 $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt $(TESTED_WITH)
+
+build/sdk/.ready: requirements-plugin.txt $(VENV)/.ready
+	@rm -rf build/sdk && mkdir -p build
+	@$(PY) -m pip install -q --no-deps --target build/sdk -r requirements-plugin.txt && touch $@
 
 .venv-bench/.ready: requirements-bench.txt
 	@sh scripts/make_venv.sh .venv-bench $@ requirements-bench.txt
@@ -205,3 +220,4 @@ $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 # PREDICTIONS   for evaluate: a predictions file
 # A, B          for compare: two folders under results
 # PASSAGE, PASSAGE_FILE, QUESTION  for ask
+# USE_TENSORRT, TENSORRT_ROOT, CUBLAS_ROOT, BERT_PLUGIN_API  for plugin: CMake's options

@@ -66,7 +66,8 @@ def tensorrt() -> Any:
     spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
     assert spec is not None and spec.origin is not None, "requirements-tensorrt-rtx.txt is missing"
     for library in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
-        (path,) = Path(spec.origin).parent.glob(f"{library}*")
+        # With its full version in its name, and maybe links to it.
+        path = min(Path(spec.origin).parent.glob(f"{library}*"))
         ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     return importlib.import_module("tensorrt_rtx_bindings")
 
