@@ -49,8 +49,8 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor openvino plugin test-gpu bench assets scales sensitivity onnx engine infer crosscheck \
-  evaluate verify report compare ask all test test-full lint clean distclean
+.PHONY: help doctor openvino plugin bench bench-kernels assets scales sensitivity onnx engine infer \
+  crosscheck evaluate verify report compare ask all test test-gpu test-full lint clean distclean
 
 help: ## list targets and variables
 	@awk -f scripts/help.awk Makefile
@@ -78,6 +78,9 @@ sensitivity: $(SCALES) $(DATA) ## print F1 with one kind of layer in INT8 at a t
 
 bench: $(MODEL) $(DATA) .venv-bench/.ready ## time this project beside other CPU runtimes
 	@.venv-bench/bin/python scripts/bench.py
+
+bench-kernels: ## time the GPU kernels beside PyTorch's; PYTHON= names one that has it
+	@$(or $(PYTHON),python3) scripts/bench_kernels.py
 
 onnx: $(ONNX) ## write the ONNX graph from the weights
 engine: $(ENGINE) ## build the backend's engine
@@ -158,17 +161,13 @@ compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/.
 
 ## Development
 
-# Headers that the plugin library is compiled against in tests, where there is a compiler for it.
-NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
-SDK := $(if $(NVCC),build/sdk/.ready)
-
-test: lint $(SDK) ## ruff, mypy and the tests, in minutes
+test: lint ## ruff, mypy and the tests, in minutes
 	@$(PY) -m pytest -q -m "not full and not gpu" tests
 
-test-gpu: $(VENV)/.ready-dev build/sdk/.ready ## kernels and plugins on this machine's NVIDIA GPU
+test-gpu: $(VENV)/.ready-dev ## kernels and plugins on this machine's NVIDIA GPU
 	@$(PY) -m pytest -q -m gpu tests
 
-test-full: lint $(SDK) .venv-full/.ready ## all tests, slow and large ones included
+test-full: lint .venv-full/.ready ## all tests, slow and large ones included
 	@.venv-full/bin/python -m pytest -q -m "not gpu" tests
 
 lint: $(VENV)/.ready-dev ## ruff and mypy --strict
@@ -177,8 +176,8 @@ lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m mypy
 
 clean: ## remove built files and runs; keep downloads and the venv
-	@rm -rf build/records build/scales build/onnx build/engine build/reference build/plugin build/test-plugin \
-	  build/plan-*.mk
+	@rm -rf build/records build/scales build/onnx build/engine build/reference \
+	  build/plugin build/test-plugin build/plan-*.mk
 	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
@@ -190,10 +189,6 @@ $(VENV)/.ready: requirements.txt scripts/make_venv.py
 TESTED_WITH := requirements-dev.txt requirements-openvino.txt requirements-tensorrt-rtx.txt
 $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt $(TESTED_WITH)
-
-build/sdk/.ready: requirements-plugin.txt $(VENV)/.ready
-	@rm -rf build/sdk && mkdir -p build
-	@$(PY) -m pip install -q --no-deps --target build/sdk -r requirements-plugin.txt && touch $@
 
 .venv-bench/.ready: requirements-bench.txt
 	@sh scripts/make_venv.sh .venv-bench $@ requirements-bench.txt

@@ -17,9 +17,10 @@ from harness.bench.catalog import REFERENCE, check_keys
 from harness.bench.chart import svg
 from harness.bench.interleave import WARMUP_PASSES, run_comparison, steps
 from harness.bench.plan import comparisons
+from harness.bench.repeats import read_repeats
 from harness.bench.table import markdown
 from harness.doctor import SAMPLE
-from harness.errors import CHECK_FAILED, OK, UserError, run_command
+from harness.errors import CHECK_FAILED, OK, run_command
 from harness.files import to_json, write_atomic
 from harness.host import cpu_facts
 from harness.inputs import Inputs
@@ -41,7 +42,7 @@ PACKAGES = (
 
 
 def main() -> int:
-    keys, repeats = read_systems(), read_repeats()
+    keys, repeats = read_systems(), read_repeats(LEAST_REPEATS, MOST_REPEATS)
     inputs = read_inputs()
     calibration = read_dataset(inputs.options.calibration or CALIBRATION)
     parts: list[dict[str, Any]] = []
@@ -103,17 +104,6 @@ def read_systems() -> list[str]:
     keys = (os.environ.get("BENCH_SYSTEMS") or "").replace(",", " ").split()
     check_keys(keys)
     return keys
-
-
-def read_repeats() -> int:
-    """BENCH_REPEATS, by default the least that is allowed."""
-    text = os.environ.get("BENCH_REPEATS") or str(LEAST_REPEATS)
-    if text not in map(str, range(LEAST_REPEATS, MOST_REPEATS + 1)):
-        raise UserError(
-            f"BENCH_REPEATS is {text!r}; it is a whole number from {LEAST_REPEATS} "
-            f"to {MOST_REPEATS}"
-        )
-    return int(text)
 
 
 def read_inputs() -> Inputs:

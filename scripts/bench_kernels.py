@@ -12,7 +12,6 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -28,10 +27,12 @@ from harness.bench.kernels import (
     NormInputs,
     Sequences,
 )
+from harness.bench.repeats import read_repeats
 from harness.errors import INCONCLUSIVE, OK, UserError, run_command
 from harness.files import read_json, to_json, write_atomic
+from harness.paths import ROOT
+from harness.provenance import git_state, utc_now
 
-ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "build/plugin/plugin/lib/libbert_kernels.so"
 
 # Fewer repeats give no median and spread worth writing down.
@@ -184,7 +185,7 @@ def main() -> int:
         ) from None
     if not torch.cuda.is_available() or torch.version.cuda is None:
         raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
-    repeats, (lengths, source) = read_repeats(), read_lengths()
+    repeats, (lengths, source) = read_repeats(LEAST_REPEATS, MOST_REPEATS), read_lengths()
     gpu = Gpu(torch, repeats)
     name = str(gpu.properties.name)
     uuid = f"GPU-{str(gpu.properties.uuid).removeprefix('GPU-')}"
@@ -194,7 +195,7 @@ def main() -> int:
         Path(os.environ.get("LIBRARY") or LIBRARY), lambda: torch.cuda.current_stream().cuda_stream
     )
 
-    started = now()
+    started = utc_now()
     with torch.no_grad():
         memory = time_memory(gpu, kernels)
         attention = list(time_attention(gpu, kernels, lengths))
@@ -210,11 +211,9 @@ def main() -> int:
         )
         return INCONCLUSIVE
 
-    git = ("git", "-C", str(ROOT))
-    changes = output_of(*git, "status", "--porcelain", "--untracked-files=no")
     found = {
         "started": started,
-        "finished": now(),
+        "finished": utc_now(),
         "device": name,
         "driver": after.get("driver_version"),
         "card_before": before,
@@ -223,8 +222,7 @@ def main() -> int:
         "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda),
         "cudnn": torch.backends.cudnn.version(),
-        "commit": output_of(*git, "rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
+        **git_state(),
         "repeats": repeats,
         "lengths": source,
         "attention_kernel": kernels.attention_kernel(),
@@ -240,17 +238,6 @@ def main() -> int:
     print(text)
     print(f"bench-kernels: {output / 'kernels.md'}")
     return OK
-
-
-def read_repeats() -> int:
-    """BENCH_REPEATS, by default the least that is allowed."""
-    text = os.environ.get("BENCH_REPEATS") or str(LEAST_REPEATS)
-    if not re.fullmatch("[0-9]{1,3}", text) or not LEAST_REPEATS <= int(text) <= MOST_REPEATS:
-        raise UserError(
-            f"BENCH_REPEATS is {text!r}; it is a whole number from {LEAST_REPEATS} "
-            f"to {MOST_REPEATS}"
-        )
-    return int(text)
 
 
 def read_lengths() -> tuple[list[int], str]:
@@ -773,11 +760,6 @@ def folder_name(device: str) -> str:
     if "H100" in device:
         return "h100"
     return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 if __name__ == "__main__":

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from harness.paths import BUILD, ROOT
 from harness.plugin_library import build, find_nvcc
 
-SDK = BUILD / "sdk"
 NO_COMPILER = find_nvcc() is None
 
 
 @functools.cache
-def built(api: int, target: str, architectures: str = "90-real") -> Path:
+def sdk() -> Path:
+    """TensorRT's headers, and cuBLAS for toolkits without it; installed where they are wanted."""
+    folder, requirements = BUILD / "sdk", ROOT / "requirements-plugin.txt"
+    stamp, wanted = folder / ".ready", requirements.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        subprocess.run([*install, "--target", folder, "-r", requirements], check=True)
+        stamp.write_text(wanted)
+    return folder
+
+
+@functools.cache
+def built(api: int, target: str) -> Path:
     """The program or library `target`, for plugins of this generation."""
-    folder = ROOT / "build" / "test-plugin" / f"v{api}"
+    folder = BUILD / "test-plugin" / f"v{api}"
     build(
         folder,
         {
             "USE_TENSORRT": "true",
             "BERT_PLUGIN_API": str(api),
-            "TENSORRT_ROOT": str(SDK / "kernel_lens"),
-            "CUBLAS_ROOT": str(SDK / "nvidia" / "cu13"),
+            "TENSORRT_ROOT": str(sdk() / "kernel_lens"),
+            "CUBLAS_ROOT": str(sdk() / "nvidia" / "cu13"),
             # One architecture: what is tested here does not depend on it.
-            "CMAKE_CUDA_ARCHITECTURES": architectures,
+            "CMAKE_CUDA_ARCHITECTURES": "90-real",
         },
         [target],
     )

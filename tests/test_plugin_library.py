@@ -15,7 +15,6 @@ from plugin_build import NO_COMPILER, built
 
 from harness.adapter import merge_adapter, read_adapter
 from harness.assets import AssetStore
-from harness.paths import ROOT
 from harness.plugin_network import add_bert
 from harness.profile import load_profile
 from harness.weights import read_weights
@@ -40,8 +39,7 @@ def test_the_real_library_needs_no_gpu_but_to_execute() -> None:
 
 
 def test_the_kernel_library_knows_nothing_of_tensorrt() -> None:
-    built(3, "ixrt_plugin")
-    library = ROOT / "build/test-plugin/v3/plugin/lib/libbert_kernels.so"
+    library = built(3, "ixrt_plugin").with_name("libbert_kernels.so")
     symbols = run(Path("/usr/bin/nm"), "-D", "--defined-only", str(library)).split()
     exported = {name for name in symbols if "bert" in name}
     assert "bert_attention" in exported
@@ -49,10 +47,9 @@ def test_the_kernel_library_knows_nothing_of_tensorrt() -> None:
 
 
 def minilm(assets: AssetStore) -> Any:
-    weights = read_weights(assets.obtain("minilm/model.safetensors").path)
     base = assets.obtain("minilm/model.safetensors")
     adapter = read_adapter(assets.obtain("minilm/adapter.safetensors").path)
-    return merge_adapter(weights, adapter, base_sha256=base.sha256)
+    return merge_adapter(read_weights(base.path), adapter, base_sha256=base.sha256)
 
 
 def test_tensorrt_rtx_makes_every_plugin_from_real_weights(

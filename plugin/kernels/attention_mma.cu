@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "context.cuh"
+#include "ptx.cuh"
 #include "sequences.cuh"
 
 namespace bert {
@@ -16,10 +17,6 @@ namespace {
 
 constexpr int kTile = 64; // queries a block, keys a step
 constexpr int kThreads = 128;
-
-__device__ inline unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
 
 // 16 bytes from memory into shared memory, zeros if not `valid`.
 __device__ inline void copy_async(half* to, const half* from, bool valid) {
@@ -76,11 +73,6 @@ __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned 
         : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
   }
 #endif
-}
-
-__device__ inline unsigned pack_pair(float first, float second) {
-  const half2 pair = __floats2half2_rn(first, second);
-  return *reinterpret_cast<const unsigned*>(&pair);
 }
 
 // Where 16-byte chunk `chunk` of `row` lies in a tile: chunks of a row trade places by row, so

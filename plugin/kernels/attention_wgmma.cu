@@ -18,6 +18,7 @@
 
 #include "attention.h"
 #include "context.cuh"
+#include "ptx.cuh"
 #include "sequences.cuh"
 
 namespace bert {
@@ -43,10 +44,6 @@ struct alignas(1024) Memory { // wgmma's swizzle modes want tiles aligned to 102
   uint64_t filled[kSlots], emptied[kSlots];
   uint64_t queries_filled[kQuerySlots], queries_emptied[kQuerySlots];
 };
-
-__device__ inline unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
 
 __device__ inline void barrier_init(uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)),
@@ -157,11 +154,6 @@ __device__ inline void multiply(float (&c)[4][4], const unsigned (&a)[4], uint64
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-__device__ inline unsigned pack_pair(float first, float second) {
-  const half2 pair = __floats2half2_rn(first, second);
-  return *reinterpret_cast<const unsigned*>(&pair);
 }
 
 __device__ inline float exp2_fast(float x) {

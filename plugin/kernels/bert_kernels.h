@@ -94,7 +94,8 @@ BERT_API BertStatus bert_add_norm(const BertNormInputs* inputs, const BertNormOu
 /* Attention: qkv FP16 (tokens, 3 * heads * head_size), in a row all queries, all keys, all
  * values, head by head; writes the context (tokens, heads * head_size) as FP16, or as INT8 of
  * `scale` if `quantized` is not NULL. softmax(q k' / sqrt(head_size)) in FP32. Scores are never
- * written to memory. head_size is 32 or 64. Rows of padding hold finite numbers, any. */
+ * written to memory. head_size is 32 or 64. qkv's rows of padding hold
+ * finite numbers, any. */
 BERT_API BertStatus bert_attention(const BertSequences* sequences, int32_t heads,
                                    int32_t head_size, const BertHalf* qkv, BertHalf* context,
                                    int8_t* quantized, float scale, BertStream stream);

@@ -170,6 +170,22 @@ struct Tensor {
   TensorFormat format = TensorFormat::kLINEAR;
 };
 
+inline size_t SizeOf(DataType type) {
+  switch (type) {
+    case DataType::kINT8: return 1;
+    case DataType::kHALF: return 2;
+    default: return 4;
+  }
+}
+
+inline size_t CountOf(const Tensor& tensor) {
+  size_t count = 1;
+  for (const int64_t extent : tensor.dims) count *= static_cast<size_t>(extent);
+  return count;
+}
+
+inline size_t BytesOf(const Tensor& tensor) { return CountOf(tensor) * SizeOf(tensor.type); }
+
 inline nvinfer1::Dims DimsOf(const std::vector<int64_t>& dims) {
   nvinfer1::Dims result{};
   result.nbDims = static_cast<int32_t>(dims.size());

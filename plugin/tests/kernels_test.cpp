@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <random>
 #include <string>
@@ -463,12 +465,12 @@ std::string KernelName(BertAttentionKernel kernel) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 20;
   const unsigned long long seed =
       argc > 2 ? std::strtoull(argv[2], nullptr, 10) : std::random_device{}();
   cudaDeviceProp device;
-  MustSucceed(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
+  Cuda(cudaGetDeviceProperties(&device, 0));
   std::printf("%s, %d cases a kernel, seed %llu\n", device.name, cases, seed);
   g_random.seed(seed);
 
@@ -501,6 +503,9 @@ int main(int argc, char** argv) {
   }
   g_checks.Begin("refusals");
   TestRefusals();
-  MustSucceed(cudaDeviceSynchronize(), "the tests");
+  Cuda(cudaDeviceSynchronize());
   return g_checks.Finish();
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "kernels_test: %s\n", error.what());
+  return 2;
 }

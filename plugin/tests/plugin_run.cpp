@@ -13,14 +13,18 @@
 
 #include "tests/cases.h"
 #include "tests/check.h"
+#include "tests/device.h"
 #include "tests/reference.h"
 
 namespace {
 
+using fake::BytesOf;
 using fake::Collection;
+using fake::CountOf;
 using fake::DataType;
 using fake::FieldList;
 using fake::Plugin;
+using fake::SizeOf;
 using fake::Tensor;
 using reference::Values;
 
@@ -31,18 +35,6 @@ constexpr int kRounds = 1;  // slow under sanitizers
 #else
 constexpr int kRounds = 4;
 #endif
-
-void Cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-size_t SizeOf(DataType type) { return type == kInt8 ? 1 : type == kHalf ? 2 : 4; }
-
-size_t CountOf(const Tensor& tensor) {
-  size_t count = 1;
-  for (const int64_t extent : tensor.dims) count *= static_cast<size_t>(extent);
-  return count;
-}
 
 // A tensor with what it holds: INT8 as integers, without its scale.
 struct Filled {
@@ -103,54 +95,7 @@ Filled Random(const Tensor& tensor, double spread = 1) {
   return filled;
 }
 
-// Device memory with a margin behind it that nothing may write to, on a real device.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : bytes_(bytes) {
-#ifdef BERT_HOST_KERNELS
-    Cuda(cudaMalloc(&data_, bytes));  // the sanitizer watches what follows
-#else
-    Cuda(cudaMalloc(&data_, bytes + kMargin));
-#endif
-    Poison();
-  }
-  ~Buffer() { cudaFree(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  void Poison() {
-#ifdef BERT_HOST_KERNELS
-    Cuda(cudaMemset(data_, 0xff, bytes_));
-#else
-    Cuda(cudaMemset(data_, 0xff, bytes_ + kMargin));
-#endif
-    Cuda(cudaDeviceSynchronize());
-  }
-  void Upload(const std::vector<char>& bytes) {
-    Cuda(cudaMemcpy(data_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice));
-  }
-  std::vector<char> Download() const {
-    std::vector<char> bytes(bytes_);
-    Cuda(cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost));
-    return bytes;
-  }
-  bool MarginIntact() const {
-#ifdef BERT_HOST_KERNELS
-    return true;
-#else
-    std::vector<char> margin(kMargin);
-    Cuda(cudaMemcpy(margin.data(), static_cast<char*>(data_) + bytes_, kMargin,
-                    cudaMemcpyDeviceToHost));
-    return std::all_of(margin.begin(), margin.end(), [](char byte) { return byte == '\xff'; });
-#endif
-  }
-  void* data() const { return data_; }
-
- private:
-  static constexpr size_t kMargin = 4096;
-  void* data_ = nullptr;
-  size_t bytes_;
-};
+using Buffer = DeviceBuffer<char>;
 
 using CheckOutputs = std::function<void(const std::vector<Filled>&)>;
 
@@ -178,12 +123,12 @@ void Execute(const std::string& name, const std::string& version, const FieldLis
     const std::vector<char> bytes = input.Bytes();
     input_tensors.push_back(input.tensor);
     input_buffers.push_back(std::make_unique<Buffer>(bytes.size()));
-    input_buffers.back()->Upload(bytes);
-    input_data.push_back(input_buffers.back()->data());
+    input_buffers.back()->Write(bytes);
+    input_data.push_back(input_buffers.back()->get());
   }
   for (const Tensor& output : outputs) {
-    output_buffers.push_back(std::make_unique<Buffer>(CountOf(output) * SizeOf(output.type)));
-    output_data.push_back(output_buffers.back()->data());
+    output_buffers.push_back(std::make_unique<Buffer>(BytesOf(output)));
+    output_data.push_back(output_buffers.back()->get());
   }
   if (!plugin->Configure(input_tensors, outputs, *g_log)) return complain("not configured");
   if (!plugin->ChangeShapes(input_tensors, outputs)) return complain("shapes refused");
@@ -193,18 +138,18 @@ void Execute(const std::string& name, const std::string& version, const FieldLis
   Cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const auto enqueue = [&] {
     return plugin->Enqueue(input_tensors, outputs, input_data.data(), output_data.data(),
-                           workspace.data(), stream);
+                           workspace.get(), stream);
   };
   const auto results = [&] {
     Cuda(cudaStreamSynchronize(stream));
     std::vector<Filled> filled;
     for (size_t i = 0; i < outputs.size(); ++i) {
-      filled.push_back(Filled::FromBytes(outputs[i], output_buffers[i]->Download().data()));
-      g_checks.That(output_buffers[i]->MarginIntact(), "nothing is written behind an output");
+      filled.push_back(Filled::FromBytes(outputs[i], output_buffers[i]->Read().data()));
+      g_checks.That(output_buffers[i]->GuardHolds(), "nothing is written behind an output");
     }
-    g_checks.That(workspace.MarginIntact(), "nothing is written behind the workspace");
+    g_checks.That(workspace.GuardHolds(), "nothing is written behind the workspace");
     for (size_t i = 0; i < inputs.size(); ++i) {
-      g_checks.That(input_buffers[i]->Download() == inputs[i].Bytes(), "inputs stay as they are");
+      g_checks.That(input_buffers[i]->Read() == inputs[i].Bytes(), "inputs stay as they are");
     }
     return filled;
   };
@@ -551,17 +496,17 @@ void RunThreads() {
       const std::vector<Tensor> inputs{input.tensor}, outputs{input.tensor};
       const size_t bytes = CountOf(input.tensor) * sizeof(uint16_t);
       Buffer from(bytes), to(bytes), workspace(plugin->WorkspaceBytes(inputs, outputs));
-      from.Upload(input.Bytes());
+      from.Write(input.Bytes());
       cudaStream_t stream;
       Cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-      const void* input_data[] = {from.data()};
-      void* output_data[] = {to.data()};
+      const void* input_data[] = {from.get()};
+      void* output_data[] = {to.get()};
       for (size_t run = 0; run < kRuns; ++run) {
-        plugin->Enqueue(inputs, outputs, input_data, output_data, workspace.data(), stream);
+        plugin->Enqueue(inputs, outputs, input_data, output_data, workspace.get(), stream);
       }
       Cuda(cudaStreamSynchronize(stream));
       Cuda(cudaStreamDestroy(stream));
-      results[i] = Filled::FromBytes(input.tensor, to.Download().data());
+      results[i] = Filled::FromBytes(input.tensor, to.Read().data());
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -576,13 +521,13 @@ void RunEarlyClone() {
   const Plugin::Pointer clone = original->Clone();
   const Plugin::Pointer attached = original->Attached();
   Buffer data(64 * sizeof(uint16_t)), workspace(1);
-  Cuda(cudaMemset(data.data(), 0, 64 * sizeof(uint16_t)));
+  Cuda(cudaMemset(data.get(), 0, 64 * sizeof(uint16_t)));
   Cuda(cudaDeviceSynchronize());
-  const void* inputs[] = {data.data()};
-  void* outputs[] = {data.data()};
+  const void* inputs[] = {data.get()};
+  void* outputs[] = {data.get()};
   const std::vector<Tensor> tensors{Shaped({1, 1, 64}, kHalf)};
   g_checks.That(
-      clone->Enqueue(tensors, tensors, inputs, outputs, workspace.data(), nullptr), "ran");
+      clone->Enqueue(tensors, tensors, inputs, outputs, workspace.get(), nullptr), "ran");
   Cuda(cudaDeviceSynchronize());
 }
 
@@ -593,8 +538,8 @@ void RunWithoutScale() {
   fields.Int("type_id", kInt8Id).Int("ld", 384);
   const Plugin::Pointer plugin = Plugin::Create(kGelu, "1", Collection(fields).get())->Attached();
   Buffer data(384), workspace(1);
-  const void* inputs[] = {data.data()};
-  void* outputs[] = {data.data()};
+  const void* inputs[] = {data.get()};
+  void* outputs[] = {data.get()};
   const float bad_scales[] = {-1, 0, NAN, INFINITY};
   for (const float scale : bad_scales) {
     const std::vector<Tensor> good{Shaped({1, 1, 384}, kInt8, 0.1f)};
@@ -602,7 +547,7 @@ void RunWithoutScale() {
     for (const bool input : {true, false}) {
       g_log->Clear();
       g_checks.That(!plugin->Enqueue(input ? bad : good, input ? good : bad, inputs, outputs,
-                                     workspace.data(), nullptr),
+                                     workspace.get(), nullptr),
                     "refused");
       g_checks.That(g_log->errors.size() == 1, "with a message");
     }

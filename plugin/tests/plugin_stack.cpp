@@ -30,6 +30,7 @@
 
 namespace {
 
+using fake::BytesOf;
 using fake::DataType;
 using fake::Plugin;
 using fake::Tensor;
@@ -119,12 +120,6 @@ Network ReadNetwork(const std::string& path, fake::Logger* logger) {
   return network;
 }
 
-size_t BytesOf(const Tensor& tensor) {
-  size_t bytes = tensor.type == DataType::kINT8 ? 1 : tensor.type == DataType::kHALF ? 2 : 4;
-  for (int64_t extent : tensor.dims) bytes *= static_cast<size_t>(extent);
-  return bytes;
-}
-
 struct Value {
   Tensor tensor;
   std::unique_ptr<DeviceBuffer<char>> memory;
@@ -144,9 +139,8 @@ void CastToHalf(const Value& from, const Value& to) {
   std::vector<__half> halves(bytes.size() / sizeof(float));
   std::transform(singles, singles + halves.size(), halves.begin(),
                  [](float single) { return __float2half(single); });
-  MustSucceed(cudaMemcpy(to.memory->get(), halves.data(), halves.size() * sizeof(__half),
-                         cudaMemcpyHostToDevice),
-              "cudaMemcpy");
+  const char* begin = reinterpret_cast<const char*>(halves.data());
+  to.memory->Write({begin, begin + halves.size() * sizeof(__half)});
 }
 
 void Execute(Step& step, Values* values, fake::Logger* logger) {
@@ -182,12 +176,12 @@ void Execute(Step& step, Values* values, fake::Logger* logger) {
       !step.plugin->Enqueue(inputs, outputs, from.data(), to.data(), workspace.get(), nullptr)) {
     Die(step.name + " failed: " + (logger->errors.empty() ? "" : logger->errors.back()));
   }
-  MustSucceed(cudaDeviceSynchronize(), step.name.c_str());
+  Cuda(cudaDeviceSynchronize());
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   if (argc != 4) Die("usage: plugin_stack NETWORK BATCHES OUTPUT");
   fake::Logger logger;
   setLoggerFinder(&logger);
@@ -207,9 +201,7 @@ int main(int argc, char** argv) {
       if (!batches.read(bytes.data(), static_cast<std::streamsize>(bytes.size()))) {
         Die("the batches end early");
       }
-      MustSucceed(cudaMemcpy(values[id].memory->get(), bytes.data(), bytes.size(),
-                             cudaMemcpyHostToDevice),
-                  "cudaMemcpy");
+      values[id].memory->Write(bytes);
     }
     for (Step& step : network.steps) Execute(step, &values, &logger);
     const std::vector<char> bytes = values.at(network.output).memory->Read();
@@ -218,4 +210,6 @@ int main(int argc, char** argv) {
   if (!output.flush()) Die(std::string(argv[3]) + " could not be written");
   std::printf("%d batches, %zu steps each\n", count, network.steps.size());
   return 0;
+} catch (const std::exception& error) {
+  Die(error.what());
 }

@@ -39,10 +39,9 @@ def build(folder: Path, definitions: Mapping[str, str], targets: Sequence[str] =
         )
     if shutil.which("cmake") is None:
         raise UserError("no cmake on PATH; install CMake 3.18 or later")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     # A folder keeps its generator.
-    if (folder / "CMakeCache.txt").exists():
-        generator = []
+    new = not (folder / "CMakeCache.txt").exists()
+    generator = ["-G", "Ninja"] if new and shutil.which("ninja") else []
     options = [f"-D{name}={value}" for name, value in definitions.items() if value]
     _run(
         ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, *options],
