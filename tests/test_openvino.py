@@ -186,7 +186,8 @@ def damaged(data: bytes, graph: bytes) -> dict[str, bytes]:
         "head": data[:40],
         "half": data[:middle],
         "short": data[:-20],
-        "header changed": data[:100] + bytes([data[100] ^ 1]) + data[101:],
+        # In the version; what follows has another length for each kind of processor.
+        "header changed": data[:30] + bytes([data[30] ^ 1]) + data[31:],
         "another format": graph,
     }
 
