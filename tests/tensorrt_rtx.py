@@ -11,15 +11,14 @@ Metadata names the ONNX nodes a layer does, or does a part of.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import importlib.util
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
+
+from harness.trt.library import find_tensorrt_rtx
 
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], "
@@ -54,22 +53,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers of a built plan in their order, and what the parser and the builder warned of."""
+    """The layers of a built plan in their order, what the parser and the builder warned of, and
+    the plan's bytes, in which constants stand as they are.
+    """
 
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...]
+    serialized: bytes
 
 
 @functools.cache
 def tensorrt() -> Any:
-    """The bindings' module. They look for libraries that the loader has already."""
-    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
-    assert spec is not None and spec.origin is not None, "requirements-tensorrt-rtx.txt is missing"
-    for library in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
-        # With its full version in its name, and maybe links to it.
-        path = min(Path(spec.origin).parent.glob(f"{library}*"))
-        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
-    return importlib.import_module("tensorrt_rtx_bindings")
+    """The bindings' module."""
+    return find_tensorrt_rtx().module
 
 
 def build(model: onnx.ModelProto, *, batch: int = 32, sequence: int = 384) -> Plan:
@@ -103,7 +99,7 @@ def build(model: onnx.ModelProto, *, batch: int = 32, sequence: int = 384) -> Pl
     assert plan is not None, grave
     (listing,) = (text for _, text in log.messages if text.startswith("Layers:"))
     lines = listing.partition("\n\n")[0].splitlines()[1:]
-    return Plan(tuple(map(_layer, lines)), tuple(grave))
+    return Plan(tuple(map(_layer, lines)), tuple(grave), bytes(plan))
 
 
 def _layer(line: str) -> Layer:

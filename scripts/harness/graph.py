@@ -6,7 +6,8 @@ LayerNormalization, and the last that every runtime this project serves can read
 
 With scales the graph is explicitly quantized: QuantizeLinear and DequantizeLinear stand at the
 inputs of the linears and nowhere else. Nothing comes between a linear, its bias and its GELU;
-attention, residuals and layer norms stay in float. FP16 scales need opset 19.
+attention, residuals and layer norms stay in float. FP16 scales need opset 19. With shared scales
+a Mul stands between each linear and its bias.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .scales import Scales, gemm_inputs, quantize_weight
-from .weights import Architecture, Weights
+from .weights import Architecture, Array, Weights
 
 Precision = Literal["fp32", "fp16"]
 OPSET = 17
@@ -36,14 +37,20 @@ class _Graph:
     """Nodes and initializers under construction; `dtype` is that of the network's body.
 
     `scales` holds the scales of quantized linears by name, `gemm_inputs` what each one takes.
+    `shared_scales` is `build_graph`'s.
     """
 
     def __init__(
-        self, dtype: npt.DTypeLike, scales: Scales | None, gemm_inputs: dict[str, str]
+        self,
+        dtype: npt.DTypeLike,
+        scales: Scales | None,
+        gemm_inputs: dict[str, str],
+        shared_scales: bool,
     ) -> None:
         self.dtype = np.dtype(dtype)
         self.scales = scales
         self.gemm_inputs = gemm_inputs
+        self.shared_scales = shared_scales
         self.dequantized: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
@@ -64,15 +71,25 @@ def build_graph(
     architecture: Architecture,
     precision: Precision,
     scales: Scales | None = None,
+    *,
+    shared_scales: bool = False,
 ) -> onnx.ModelProto:
     """The model with inputs `input_ids`, `segment_ids`, `input_mask` int32 (batch, seq) and
     outputs `start_logits`, `end_logits` float32 (batch, seq); both axes are dynamic.
 
     In "fp16" all weights and activations are float16 and only the outputs are cast. With
     `scales`, linears that have some take int8 inputs and weights.
+
+    Weights are dequantized by their scales per channel; with `shared_scales` by one scale for all
+    linears that take the same input, and the product is then multiplied by each channel's ratio to
+    it. That is for a runtime whose GEMM, given scales per channel, leaves its sums in FP16 before
+    anything has scaled them.
     """
     graph = _Graph(
-        np.float32 if precision == "fp32" else np.float16, scales, gemm_inputs(architecture)
+        np.float32 if precision == "fp32" else np.float16,
+        scales,
+        gemm_inputs(architecture),
+        shared_scales,
     )
     hidden = _embedding(graph, weights, architecture)
     mask = _mask(graph, precision)
@@ -100,6 +117,25 @@ def build_graph(
         producer_name="bert-squad-harness",
     )
     return model
+
+
+def shared_scale(scales: Array) -> np.float32:
+    """What to dequantize weights by that have these `scales`, positive float16 numbers in float32.
+
+    The greatest power of two that is neither above the largest of them nor above 1. A scale's
+    ratio to it is a float16 number too, and ratio times shared scale is the scale, bit for bit.
+    """
+    # Dividing by a power of two moves a scale's exponent and keeps its bits. By one not above 1 it
+    # moves it up, where no bit is lost, a subnormal's neither, and to no more than 2 or the scale.
+    #
+    # In FP16 a GEMM puts out product / ratio. Where the ratio is 1 or more, that is no larger than
+    # the product, which FP16 has to hold in any case. Where it is less, the channel's scale is
+    # small, and the output is at most what the same sum would be at the channel with the largest.
+    # At the other end nothing is lost that FP16 would have kept: multiplying by a ratio below 2
+    # at most doubles what rounding below the normal numbers took. With a larger ratio the shared
+    # scale is 1, and the least sum there is comes out as the input's scale, which is normal.
+    _, exponent = np.frexp(scales.max())
+    return np.float32(np.ldexp(1.0, min(int(exponent) - 1, 0)))
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -146,13 +182,16 @@ def _mask(g: _Graph, precision: Precision) -> str:
 
 
 def _linear(g: _Graph, weights: Weights, name: str, inputs: str) -> str:
+    ratio = None
     if g.scales is not None and name in g.scales.weights:
         inputs = _requantized(g, g.scales, g.gemm_inputs[name], inputs)
-        weight = _quantized_weight(g, g.scales, weights, name)
+        weight, ratio = _quantized_weight(g, g.scales, weights, name)
     else:
         # PyTorch keeps (out, in); MatMul wants (in, out).
         weight = g.constant(f"{name}.weight", weights[f"{name}.weight"].T)
     product = g.node("MatMul", f"{name}.matmul", [inputs, weight])
+    if ratio is not None:
+        product = g.node("Mul", f"{name}.rescaled", [product, ratio])
     # Bias first: ONNX Runtime's BiasGelu and SkipLayerNormalization patterns take it either way.
     return g.node(
         "Add", f"{name}.add", [g.constant(f"{name}.bias", weights[f"{name}.bias"]), product]
@@ -172,12 +211,25 @@ def _requantized(g: _Graph, scales: Scales, activation: str, inputs: str) -> str
     return g.dequantized[activation]
 
 
-def _quantized_weight(g: _Graph, scales: Scales, weights: Weights, name: str) -> str:
-    integers = quantize_weight(weights[f"{name}.weight"], scales.weights[name])
-    weight = g.constant(f"{name}.weight", integers.T, np.int8)
-    scale = g.constant(f"{name}.weight.scale", scales.weights[name])
-    zeros = g.constant(f"{name}.weight.zero_point", np.zeros(len(integers)), np.int8)
-    return g.node("DequantizeLinear", f"{name}.weight.dequantized", [weight, scale, zeros], axis=1)
+def _quantized_weight(
+    g: _Graph, scales: Scales, weights: Weights, name: str
+) -> tuple[str, str | None]:
+    """The dequantized weight, and with shared scales what its product has to be multiplied by."""
+    steps = scales.weights[name]
+    integers = quantize_weight(weights[f"{name}.weight"], steps)
+    weight, output = g.constant(f"{name}.weight", integers.T, np.int8), f"{name}.weight.dequantized"
+    if not g.shared_scales:
+        scale = g.constant(f"{name}.weight.scale", steps)
+        zeros = g.constant(f"{name}.weight.zero_point", np.zeros(len(integers)), np.int8)
+        return g.node("DequantizeLinear", output, [weight, scale, zeros], axis=1), None
+    # Query, key and value with a scale each would be three GEMMs in TensorRT-RTX.
+    taken = g.gemm_inputs[name]
+    together = [scales.weights[n] for n in scales.weights if g.gemm_inputs[n] == taken]
+    shared = shared_scale(np.concatenate(together))
+    scale = g.constant(f"{taken}.weights.scale", shared)
+    zero = g.constant("zero_point", 0, np.int8)
+    ratio = g.constant(f"{name}.weight.ratio", steps / shared)
+    return g.node("DequantizeLinear", output, [weight, scale, zero]), ratio
 
 
 def _layer_norm(

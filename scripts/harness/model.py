@@ -16,7 +16,10 @@ from .records import MadeFile
 from .weights import Weights
 
 # Graphs with INT8 GEMMs, and what is around these.
-QUANTIZED: dict[str, Precision] = {"int8": "fp32", "int8-fp16": "fp16"}
+QUANTIZED: dict[str, Precision] = {"int8": "fp32", "int8-fp16": "fp16", "int8-fp16-rtx": "fp16"}
+# Those with `shared_scales`. TensorRT-RTX needs them; TensorRT wants nothing between a GEMM and
+# its bias.
+SHARED_SCALES = {"int8-fp16-rtx"}
 
 
 def origin(inputs: Inputs) -> dict[str, str | None]:
@@ -63,7 +66,13 @@ def export_graph(inputs: Inputs, precision: str, scales_file: MadeFile | None = 
             found = scales.read_scales(scales_file.checked("scales"))
             values = quantized_weights(inputs, found)
             scales.check_scales(found, values, profile.architecture)
-            made = graph.build_graph(values, profile.architecture, QUANTIZED[precision], found)
+            made = graph.build_graph(
+                values,
+                profile.architecture,
+                QUANTIZED[precision],
+                found,
+                shared_scales=precision in SHARED_SCALES,
+            )
         with atomic_path(path) as temporary:
             graph.save_graph(made, temporary)
     return path
