@@ -28,14 +28,14 @@ def sdk() -> Path:
 
 
 @functools.cache
-def built(api: int, target: str) -> Path:
-    """The program or library `target`, for plugins of this generation."""
-    folder = BUILD / "test-plugin" / f"v{api}"
+def built(target: str) -> Path:
+    """The program or library `target`; one folder, for both generations share most objects."""
+    folder = BUILD / "test-plugin"
     build(
         folder,
         {
             "USE_TENSORRT": "true",
-            "BERT_PLUGIN_API": str(api),
+            "BERT_PLUGIN_API": "3",
             "TENSORRT_ROOT": str(sdk() / "kernel_lens"),
             "CUBLAS_ROOT": str(sdk() / "nvidia" / "cu13"),
             # One architecture: what is tested here does not depend on it.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorrt_double as double
+from tiny_bert import random_weights
 
 from harness.batches import Batch, assemble, plan_batches, scatter
 from harness.plugin_network import add_bert
@@ -20,11 +21,46 @@ from harness.scales import Scales
 from harness.weights import Architecture, Weights
 from harness.windows import Windows
 
+BERT_BASE = Architecture(
+    layers=12,
+    hidden=768,
+    heads=12,
+    intermediate=3072,
+    vocab=1000,  # a small one: the table's size is nothing that a plugin looks at
+    positions=512,
+    layer_norm_eps=1e-12,
+)
+# The width that random_weights' standard deviations are for.
+_TINY_WIDTH = 64
+
 # PluginFieldType's numbers in TensorRT's headers.
 _TYPES = {"float16": 0, "float32": 1, "int8": 3, "int32": 5}
 # Larger FLOAT32 fields are tables and weights, which the plugins round to FP16 anyway: files of
 # half the size hold the same network.
 _ROUNDED_FROM = 8192
+TIMEOUT = 300  # seconds
+
+
+def bert_base_weights() -> Weights:
+    """`random_weights` with every linear's outputs as large as in the small model."""
+    weights = random_weights(BERT_BASE)
+    for name, weight in weights.items():
+        if weight.ndim == 2 and not name.startswith("embeddings"):
+            weights[name] = weight * np.float32((_TINY_WIDTH / weight.shape[1]) ** 0.5)
+    return weights
+
+
+def random_windows(lengths: list[int], vocab: int, seed: int = 1) -> Windows:
+    """Windows of random tokens, none of them 0, whose passages begin at a third."""
+    random = np.random.default_rng(seed)
+    tokens = sum(lengths)
+    return Windows(
+        random.integers(1, vocab, tokens).astype(np.int32),
+        np.asarray(lengths, np.int32),
+        np.asarray(lengths, np.int32) // 3,
+        np.arange(len(lengths), dtype=np.int32),
+        np.zeros((tokens, 2), np.int32),
+    )
 
 
 def write_network(
@@ -107,9 +143,9 @@ def read_logits(
 
 
 def run(program: Path, network: Path, batches: Path, output: Path) -> str:
-    """Execute on the GPU; returns what the program prints."""
+    """Execute on the GPU, in seconds; returns what the program prints."""
     done = subprocess.run(
-        [program, network, batches, output], capture_output=True, text=True, timeout=600
+        [program, network, batches, output], capture_output=True, text=True, timeout=TIMEOUT
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

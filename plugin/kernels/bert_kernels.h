@@ -171,9 +171,14 @@ typedef struct BertLinear {
   size_t workspace_bytes;
 } BertLinear;
 BERT_API BertStatus bert_linear(BertGemm* gemm, const BertLinear* linear, BertStream stream);
-/* Times cuBLASLt's algorithms for this shape on this device and keeps the fastest; synchronizes,
- * so never while a graph is captured. */
+
+/* Times cuBLASLt's algorithms for this linear and keeps the fastest, for all numbers of tokens in
+ * one bucket: where another number's own shape does not allow it, that one gets cuBLASLt's choice,
+ * as all do without tuning. Writes the output; synchronizes `stream`, which nobody may be
+ * capturing. */
 BERT_API BertStatus bert_linear_tune(BertGemm* gemm, const BertLinear* linear, BertStream stream);
+/* The most tokens in the bucket that `tokens` is in: 64, and from there four an octave. */
+BERT_API int32_t bert_linear_bucket(int32_t tokens);
 
 /* y = activation(x W' scale + bias), x INT8 (tokens, in) of `input_scale`, W INT8 (out, in) of
  * `weight_scales` FP32 (out), sums exact in INT32. Output FP16, or INT8 of `output_scale`; GELU
@@ -195,6 +200,9 @@ typedef struct BertLinearInt8 {
 } BertLinearInt8;
 BERT_API BertStatus bert_linear_int8(BertGemm* gemm, const BertLinearInt8* linear,
                                      BertStream stream);
+/* As bert_linear_tune; writes `sums`, and no output need be given. */
+BERT_API BertStatus bert_linear_int8_tune(BertGemm* gemm, const BertLinearInt8* linear,
+                                          BertStream stream);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,9 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -24,9 +26,10 @@ static BertStatus checked(cublasStatus_t status, const char* what) {
 
 namespace {
 
-constexpr int kCandidates = 32; // of cuBLASLt's own ranking, when tuning
+constexpr int kCandidates = 32;  // of cuBLASLt's own ranking, when tuning
 constexpr int kTimedTurns = 7;
-constexpr int kRunsATurn = 8; // back to back, so that the gap between launches does not count
+constexpr int kRunsATurn = 8;  // back to back, so that the gap between launches does not count
+constexpr float kHopeless = 1.25f;  // times the fastest of the first turn
 
 // What is multiplied, from which a product's descriptions follow.
 struct Product {
@@ -36,13 +39,18 @@ struct Product {
   const void* bias;
   size_t workspace_bytes;
 
-  // An algorithm is good for every product with the same key.
+  // Products with the same key share what was tuned.
   auto key() const {
-    return std::make_tuple(tokens, in, out, integers, activation, bias != nullptr,
-                           workspace_bytes);
+    return std::make_tuple(bert_linear_bucket(tokens), in, out, integers, activation,
+                           bias != nullptr, workspace_bytes);
   }
 };
 using Key = decltype(std::declval<Product>().key());
+
+struct Bucket {
+  std::optional<cublasLtMatmulAlgo_t> tuned;
+  std::map<int, cublasLtMatmulAlgo_t> chosen;  // by tokens
+};
 
 // cuBLASLt's descriptions of one product; freed when they go.
 class Description {
@@ -97,6 +105,15 @@ class Description {
     return fail(BERT_UNSUPPORTED, "cuBLASLt has no algorithm for this linear");
   }
 
+  // Whether an algorithm of another product computes this one within its workspace.
+  bool allows(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+              size_t workspace_bytes) const {
+    cublasLtMatmulHeuristicResult_t result{};
+    return cublasLtMatmulAlgoCheck(handle, operation, weight, input, output, output, &algorithm,
+                                   &result) == CUBLAS_STATUS_SUCCESS &&
+           result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= workspace_bytes;
+  }
+
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t weight = nullptr, input = nullptr, output = nullptr;
 
@@ -142,7 +159,7 @@ class Events {
 
 struct BertGemm {
   cublasLtHandle_t handle = nullptr;
-  std::map<bert::Key, cublasLtMatmulAlgo_t> algorithms;
+  std::map<bert::Key, bert::Bucket> buckets;
 
   BertStatus multiply(const bert::Description& description, const cublasLtMatmulAlgo_t& algorithm,
                       const bert::Product& product, const bert::Pointers& at, BertStream stream) {
@@ -161,13 +178,31 @@ struct BertGemm {
   BertStatus run(const bert::Product& product, const bert::Pointers& at, BertStream stream) {
     bert::Description description;
     BERT_RETURN_IF_ERROR(description.describe(product));
-    auto known = algorithms.find(product.key());
-    if (known == algorithms.end()) {
+    bert::Bucket& bucket = buckets[product.key()];
+    auto known = bucket.chosen.find(product.tokens);
+    if (known == bucket.chosen.end()) {
       std::vector<cublasLtMatmulAlgo_t> found;
-      BERT_RETURN_IF_ERROR(description.candidates(handle, 1, &found));
-      known = algorithms.emplace(product.key(), found.front()).first;
+      if (bucket.tuned && description.allows(handle, *bucket.tuned, product.workspace_bytes)) {
+        found = {*bucket.tuned};
+      } else {
+        BERT_RETURN_IF_ERROR(description.candidates(handle, 1, &found));
+      }
+      known = bucket.chosen.emplace(product.tokens, found.front()).first;
     }
     return multiply(description, known->second, product, at, stream);
+  }
+
+  // Milliseconds of some runs.
+  BertStatus time(const bert::Description& description, const cublasLtMatmulAlgo_t& algorithm,
+                  const bert::Product& product, const bert::Pointers& at,
+                  const bert::Events& events, BertStream stream, float* milliseconds) {
+    BERT_RETURN_IF_ERROR(bert::checked(cudaEventRecord(events.start, stream), "tuning"));
+    for (int run = 0; run < bert::kRunsATurn; ++run) {
+      BERT_RETURN_IF_ERROR(multiply(description, algorithm, product, at, stream));
+    }
+    BERT_RETURN_IF_ERROR(bert::checked(cudaEventRecord(events.end, stream), "tuning"));
+    BERT_RETURN_IF_ERROR(bert::checked(cudaEventSynchronize(events.end), "tuning"));
+    return bert::checked(cudaEventElapsedTime(milliseconds, events.start, events.end), "tuning");
   }
 
   BertStatus tune(const bert::Product& product, const bert::Pointers& at, BertStream stream) {
@@ -177,28 +212,33 @@ struct BertGemm {
     BERT_RETURN_IF_ERROR(description.candidates(handle, bert::kCandidates, &found));
     const bert::Events events;
     if (!events.created()) return bert::fail(BERT_DEVICE_ERROR, "no CUDA events for tuning");
-    // Candidates take turns, so that a change of clocks meets all of them; medians decide.
+    // Candidates take turns, so that a change of clocks meets all of them; medians decide. One turn
+    // warms up, and the next leaves those that may win: most are far behind.
     std::vector<std::vector<float>> times(found.size());
+    float fastest = std::numeric_limits<float>::infinity();
     for (int turn = -1; turn < bert::kTimedTurns; ++turn) {
       for (size_t i = 0; i < found.size(); ++i) {
-        BERT_RETURN_IF_ERROR(bert::checked(cudaEventRecord(events.start, stream), "tuning"));
-        for (int run = 0; run < bert::kRunsATurn; ++run) {
-          BERT_RETURN_IF_ERROR(multiply(description, found[i], product, at, stream));
-        }
-        BERT_RETURN_IF_ERROR(bert::checked(cudaEventRecord(events.end, stream), "tuning"));
-        BERT_RETURN_IF_ERROR(bert::checked(cudaEventSynchronize(events.end), "tuning"));
+        if (turn > 0 && times[i][0] > bert::kHopeless * fastest) continue;
         float milliseconds = 0.0f;
-        BERT_RETURN_IF_ERROR(bert::checked(
-            cudaEventElapsedTime(&milliseconds, events.start, events.end), "tuning"));
+        BERT_RETURN_IF_ERROR(
+            time(description, found[i], product, at, events, stream, &milliseconds));
         if (turn >= 0) times[i].push_back(milliseconds);
+        if (turn == 0) fastest = std::min(fastest, milliseconds);
       }
     }
     size_t best = 0;
+    float best_median = std::numeric_limits<float>::infinity();
     for (size_t i = 0; i < times.size(); ++i) {
-      std::nth_element(times[i].begin(), times[i].begin() + bert::kTimedTurns / 2, times[i].end());
-      if (times[i][bert::kTimedTurns / 2] < times[best][bert::kTimedTurns / 2]) best = i;
+      if (times[i].size() < bert::kTimedTurns) continue;
+      const auto middle = times[i].begin() + bert::kTimedTurns / 2;
+      std::nth_element(times[i].begin(), middle, times[i].end());
+      if (*middle < best_median) {
+        best_median = *middle;
+        best = i;
+      }
     }
-    algorithms[product.key()] = found[best];
+    // Whatever the bucket's numbers of tokens had until now, they choose again.
+    buckets[product.key()] = {found[best], {}};
     return BERT_OK;
   }
 };
@@ -221,6 +261,23 @@ BertStatus prepare(BertGemm* gemm, const BertLinear* linear, Product* product, P
   *product = {linear->tokens, linear->in,   linear->out,           false,
               linear->activation, linear->bias, linear->workspace_bytes};
   *at = {linear->weight, linear->input, linear->output, linear->workspace};
+  return BERT_OK;
+}
+
+BertStatus prepare(BertGemm* gemm, const BertLinearInt8* linear, Product* product, Pointers* at) {
+  BERT_REQUIRE(gemm != nullptr && linear != nullptr, "a linear has no BertGemm or description");
+  BERT_REQUIRE(linear->input != nullptr && linear->weight != nullptr && linear->sums != nullptr &&
+                   linear->weight_scales != nullptr,
+               "an INT8 linear's input, weight, scales or sums are NULL");
+  BERT_REQUIRE(linear->tokens > 0 && linear->in > 0 && linear->out > 0 && linear->in % 16 == 0 &&
+                   linear->out % 16 == 0,
+               "an INT8 linear's channels are multiples of 16, not " + std::to_string(linear->in) +
+                   " and " + std::to_string(linear->out));
+  // A sum of `in` products of INT8 numbers must fit INT32.
+  BERT_REQUIRE(linear->in <= (1 << 17), "an INT8 linear has too many channels for INT32 sums");
+  *product = {linear->tokens, linear->in, linear->out,           true,
+              BERT_NO_ACTIVATION, nullptr, linear->workspace_bytes};
+  *at = {linear->weight, linear->input, linear->sums, linear->workspace};
   return BERT_OK;
 }
 
@@ -262,20 +319,17 @@ BertStatus bert_linear_tune(BertGemm* gemm, const BertLinear* linear, BertStream
 }
 
 BertStatus bert_linear_int8(BertGemm* gemm, const BertLinearInt8* linear, BertStream stream) {
-  using namespace bert;
-  BERT_REQUIRE(gemm != nullptr && linear != nullptr, "a linear has no BertGemm or description");
-  BERT_REQUIRE(linear->input != nullptr && linear->weight != nullptr && linear->sums != nullptr &&
-                   linear->weight_scales != nullptr,
-               "an INT8 linear's input, weight, scales or sums are NULL");
-  BERT_REQUIRE(linear->tokens > 0 && linear->in > 0 && linear->out > 0 && linear->in % 16 == 0 &&
-                   linear->out % 16 == 0,
-               "an INT8 linear's channels are multiples of 16, not " + std::to_string(linear->in) +
-                   " and " + std::to_string(linear->out));
-  // A sum of `in` products of INT8 numbers must fit INT32.
-  BERT_REQUIRE(linear->in <= (1 << 17), "an INT8 linear has too many channels for INT32 sums");
-  BERT_RETURN_IF_ERROR(gemm->run({linear->tokens, linear->in, linear->out, true,
-                                  BERT_NO_ACTIVATION, nullptr, linear->workspace_bytes},
-                                 {linear->weight, linear->input, linear->sums, linear->workspace},
-                                 stream));
-  return finish_sums(*linear, stream);
+  bert::Product product;
+  bert::Pointers at;
+  BERT_RETURN_IF_ERROR(bert::prepare(gemm, linear, &product, &at));
+  BERT_RETURN_IF_ERROR(gemm->run(product, at, stream));
+  return bert::finish_sums(*linear, stream);
+}
+
+BertStatus bert_linear_int8_tune(BertGemm* gemm, const BertLinearInt8* linear,
+                                 BertStream stream) {
+  bert::Product product;
+  bert::Pointers at;
+  BERT_RETURN_IF_ERROR(bert::prepare(gemm, linear, &product, &at));
+  return gemm->tune(product, at, stream);
 }

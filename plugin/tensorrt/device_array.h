@@ -18,8 +18,8 @@ inline void CheckCuda(cudaError_t error, const char* what) {
 // Memory of the current device.
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t bytes) {
-    if (bytes > 0) CheckCuda(cudaMalloc(&data_, bytes), "memory for weights");
+  DeviceArray(size_t bytes, const char* what) {
+    if (bytes > 0) CheckCuda(cudaMalloc(&data_, bytes), what);
   }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;

@@ -40,7 +40,7 @@ void Log(Severity severity, const char* plugin, const char* version, const char*
   std::snprintf(line, sizeof(line), "%s v%s: %s", plugin, version, text);
   if (nvinfer1::ILogger* logger = FindLogger()) {
     logger->log(severity, line);
-  } else {
+  } else if (severity <= Severity::kWARNING) {
     std::fprintf(stderr, "%s\n", line);
   }
 }
@@ -51,6 +51,10 @@ void SetLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept { g_finder = find
 
 void LogError(const char* plugin, const char* version, const char* text) noexcept {
   Log(Severity::kERROR, plugin, version, text);
+}
+
+void LogDetail(const char* plugin, const char* version, const std::string& text) noexcept {
+  Log(Severity::kVERBOSE, plugin, version, text.c_str());
 }
 
 void WarnOnce(const char* plugin, const char* version, const std::string& text) {

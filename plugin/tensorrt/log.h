@@ -27,6 +27,9 @@ void LogError(const char* plugin, const char* version, const char* text) noexcep
 // The same as a warning, once in a process for the same line: a network has a dozen layers alike.
 void WarnOnce(const char* plugin, const char* version, const std::string& text);
 
+// For whoever listens to details: without a logger it goes nowhere.
+void LogDetail(const char* plugin, const char* version, const std::string& text) noexcept;
+
 // What `function` returns; if it throws, `fallback`, and a line in the log.
 template <class Op, class Result, class Function>
 Result Guarded(Result fallback, Function&& function) noexcept {

@@ -26,6 +26,7 @@ namespace bert_plugin {
 //   const Signature& signature() const;
 //   std::vector<HostArray> Weights() const;          // what Call::Weight() counts
 //   size_t WorkspaceBytes(const Problem&) const;     // grows with the problem
+//   void Tune(const Problem&, const Residence&) const;  // where it uses GEMMs: see Gemm::Tune()
 //   void Enqueue(const Call&) const;                 // allocates nothing
 //
 // All of them throw Refused.
@@ -77,7 +78,7 @@ struct Call {
   }
   template <class T>
   const T* Weight(int index) const {
-    return static_cast<const T*>(residence->array(static_cast<size_t>(index)));
+    return residence->Weight<T>(index);
   }
   float InputScale() const { return Positive(scales.input, "input"); }
   float OutputScale() const { return Positive(scales.output, "output"); }
@@ -99,7 +100,7 @@ class SharedOperation {
     std::shared_ptr<const Residence>& residence = residences_[device];
     if (residence == nullptr) {
       residence = std::make_shared<Residence>(op.Weights(),
-                                              Op::kUsesGemm ? Gemm::OfDevice(device) : nullptr);
+                                              Op::kUsesGemm ? &Gemm::OfCurrentDevice() : nullptr);
     }
     return residence;
   }
@@ -141,11 +142,18 @@ class Body {
     return op().WorkspaceBytes(ProblemOf(signature(), largest, type));
   }
 
+  // Prepares for calls of this size, as far as there are weights on the device yet: an untuned call
+  // runs too. Runtimes ask for it before a call, outside of Enqueue().
+  void Tune(const Problem& problem) const {
+    if constexpr (Op::kUsesGemm) {
+      if (const auto residence = Loaded()) op().Tune(problem, *residence);
+    }
+  }
+
   void Enqueue(const nvinfer1::PluginTensorDesc* input_descs,
                const nvinfer1::PluginTensorDesc* output_descs, const void* const* inputs,
                void* const* outputs, void* workspace, BertStream stream, Scales scales) const {
-    // A clone may be older than its original's initialization.
-    const auto residence = residence_ != nullptr ? residence_ : shared_->Loaded();
+    const auto residence = Loaded();
     if (residence == nullptr) throw Refused("runs without having been initialized");
     const Problem problem =
         CheckShapes(signature(), input_descs, input_count(), output_descs, output_count());
@@ -153,6 +161,11 @@ class Body {
   }
 
  private:
+  // A clone may be older than its original's initialization.
+  std::shared_ptr<const Residence> Loaded() const {
+    return residence_ != nullptr ? residence_ : shared_->Loaded();
+  }
+
   std::shared_ptr<SharedOperation<Op>> shared_;
   std::shared_ptr<const Residence> residence_;
 };

@@ -1,7 +1,5 @@
 #include "tensorrt/residence.h"
 
-#include <map>
-
 #include "tensorrt/workspace.h"
 
 namespace bert_plugin {
@@ -15,17 +13,8 @@ size_t BlockBytes(const std::vector<HostArray>& arrays) {
 
 }  // namespace
 
-std::shared_ptr<Gemm> Gemm::OfDevice(int device) {
-  static std::mutex mutex;
-  static std::map<int, std::weak_ptr<Gemm>> gemms;
-  std::lock_guard<std::mutex> lock(mutex);
-  std::shared_ptr<Gemm> gemm = gemms[device].lock();
-  if (gemm == nullptr) gemms[device] = gemm = std::make_shared<Gemm>();
-  return gemm;
-}
-
-Residence::Residence(const std::vector<HostArray>& arrays, std::shared_ptr<Gemm> gemm)
-    : block_(BlockBytes(arrays)), gemm_(std::move(gemm)) {
+Residence::Residence(const std::vector<HostArray>& arrays, Gemm* gemm)
+    : block_(BlockBytes(arrays), "memory for weights"), gemm_(gemm) {
   char* next = block_.data();
   for (const HostArray& array : arrays) {
     arrays_.push_back(array.data != nullptr ? next : nullptr);

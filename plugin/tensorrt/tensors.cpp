@@ -1,5 +1,6 @@
 #include "tensorrt/tensors.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -157,6 +158,10 @@ Problem CheckShapes(const Signature& signature, const nvinfer1::PluginTensorDesc
     }
   }
   return problem;
+}
+
+bool IsOpen(const nvinfer1::Dims& dims) {
+  return std::any_of(dims.d, dims.d + dims.nbDims, [](auto extent) { return extent < 0; });
 }
 
 Problem ProblemOf(const Signature& signature, const nvinfer1::Dims& dims, nvinfer1::DataType type) {

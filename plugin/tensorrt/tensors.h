@@ -82,6 +82,9 @@ Problem CheckShapes(const Signature& signature, const nvinfer1::PluginTensorDesc
                     int32_t input_count, const nvinfer1::PluginTensorDesc* outputs,
                     int32_t output_count);
 
+// Whether an extent is left open.
+bool IsOpen(const nvinfer1::Dims& dims);
+
 // Of input 0 alone.
 Problem ProblemOf(const Signature& signature, const nvinfer1::Dims& dims, nvinfer1::DataType type);
 

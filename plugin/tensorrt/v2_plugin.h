@@ -64,11 +64,14 @@ class V2Plugin final : public nvinfer1::IPluginV2DynamicExt {
     });
   }
 
-  // Cannot fail but by a message; what is wrong here stops enqueue().
+  // Cannot fail but by a message; what is wrong here stops enqueue(). Comes with open extents when
+  // an engine is built, and, once initialized, with a call's before the first one of these shapes.
   void configurePlugin(const DynamicDesc* inputs, int32_t input_count, const DynamicDesc* outputs,
                        int32_t output_count) noexcept override {
     Guarded<Op>(false, [&] {
       CheckNetwork(body_.signature(), inputs, input_count, outputs, output_count);
+      const TensorDesc& input = inputs[0].desc;
+      if (!IsOpen(input.dims)) body_.Tune(ProblemOf(body_.signature(), input.dims, input.type));
       return true;
     });
   }

@@ -105,8 +105,10 @@ class V3Plugin final : public nvinfer1::IPluginV3,
   int32_t onShapeChange(const TensorDesc* inputs, int32_t input_count, const TensorDesc* outputs,
                         int32_t output_count) noexcept override {
     return Guarded<Op>(1, [&] {
-      CheckShapes(body_.signature(), inputs, input_count, outputs, output_count);
+      const Problem problem =
+          CheckShapes(body_.signature(), inputs, input_count, outputs, output_count);
       if (!body_.attached()) body_.Attach();
+      body_.Tune(problem);
       return 0;
     });
   }

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/device.h"
 #include "tests/fake_runtime.h"
 #include "tests/reference.h"
 
@@ -142,7 +143,14 @@ constexpr int32_t kHalfId = static_cast<int32_t>(kHalf), kInt8Id = static_cast<i
 constexpr int32_t kFloatId = static_cast<int32_t>(kFloat);
 
 constexpr size_t kVocab = 60, kSegments = 2;
-constexpr int32_t kHeads = 12;
+
+// Hidden sizes with heads of 32 and of 64 channels: BERT's, or as small as serves on the host.
+inline std::vector<int32_t> HiddenSizes() {
+  return g_on_host ? std::vector<int32_t>{96, 128} : std::vector<int32_t>{384, 768};
+}
+constexpr int32_t HeadsOf(int32_t hidden) {
+  return hidden / (hidden == 128 || hidden == 768 ? 64 : 32);
+}
 
 inline std::vector<Case> AllCases(int32_t hidden) {
   const size_t h = static_cast<size_t>(hidden);
@@ -172,7 +180,7 @@ inline std::vector<Case> AllCases(int32_t hidden) {
     CaseBuilder builder(mask ? "attention" : "attention without a mask", kAttention, "1");
     builder.Int("type_id", kHalfId, {kFloatId, kInt8Id, -1, 99})
         .Int("hidden_size", hidden, {0, -1, hidden + 1, 1 << 30})
-        .Int("num_heads", kHeads, {0, -1, 1, 5, hidden, 1 << 30})
+        .Int("num_heads", HeadsOf(hidden), {0, -1, 1, 5, hidden, 1 << 30})
         .Int("has_mask", mask, {-1, 2})
         .Input(true, {kHalf}, 3 * hidden);
     if (mask) builder.Input(false, {kInt32});
@@ -180,7 +188,7 @@ inline std::vector<Case> AllCases(int32_t hidden) {
   }
   cases.push_back(CaseBuilder("attention, INT8", kAttention, "3")
                       .Int("hidden_size", hidden, {0, -1, hidden + 1, 1 << 30})
-                      .Int("num_heads", kHeads, {0, -1, 1, 5, hidden, 1 << 30})
+                      .Int("num_heads", HeadsOf(hidden), {0, -1, 1, 5, hidden, 1 << 30})
                       .Positive("dq_probs", {6, 20, 1})
                       .Scale("input_scale", 0.02f, false)
                       .Scale("output_scale", 0.01f)

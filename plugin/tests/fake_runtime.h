@@ -29,12 +29,15 @@ using nvinfer1::TensorFormat;
 class Logger : public nvinfer1::ILogger, public nvinfer1::ILoggerFinder {
  public:
   void log(Severity severity, const char* message) noexcept override {
-    (severity <= Severity::kERROR ? errors : others).push_back(message);
+    auto& lines = severity <= Severity::kERROR     ? errors
+                  : severity < Severity::kVERBOSE ? others
+                                                   : details;
+    lines.push_back(message);
   }
   nvinfer1::ILogger* findLogger() override { return this; }
-  void Clear() { errors.clear(), others.clear(); }
+  void Clear() { errors.clear(), others.clear(), details.clear(); }
 
-  std::vector<std::string> errors, others;
+  std::vector<std::string> errors, others, details;
 };
 
 // Dimension expressions: constants, and open extents, which stand for themselves.
@@ -201,14 +204,14 @@ inline std::vector<nvinfer1::PluginTensorDesc> Descs(const std::vector<Tensor>& 
   return descs;
 }
 
-// With the extents of `tensors` as the largest, and batch and length open.
+// With the extents of `tensors` as the largest, and batch and length open unless they are `fixed`.
 inline std::vector<nvinfer1::DynamicPluginTensorDesc> DynamicDescs(
-    const std::vector<Tensor>& tensors) {
+    const std::vector<Tensor>& tensors, bool fixed = false) {
   std::vector<nvinfer1::DynamicPluginTensorDesc> descs;
   for (const nvinfer1::PluginTensorDesc& desc : Descs(tensors)) {
     nvinfer1::DynamicPluginTensorDesc dynamic{};
     dynamic.desc = desc;
-    for (int i = 0; i < 2 && i < desc.dims.nbDims; ++i) dynamic.desc.dims.d[i] = -1;
+    for (int i = 0; i < 2 && i < desc.dims.nbDims && !fixed; ++i) dynamic.desc.dims.d[i] = -1;
     dynamic.min = dynamic.max = desc.dims;
     descs.push_back(dynamic);
   }

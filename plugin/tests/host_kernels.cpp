@@ -4,10 +4,14 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/bert_kernels.h"
@@ -49,6 +53,18 @@ void Store(const Values& values, BertHalf* half, float* single, int8_t* quantize
     }
   }
 }
+
+bool Readable(const BertHalf* values, size_t count) {
+  return std::none_of(values, values + count,
+                      [](BertHalf value) { return std::isnan(FromHalf(value)); });
+}
+
+// So that no compiler leaves out what only reads.
+volatile int g_sink;
+
+constexpr size_t kDeviceBytes = size_t{1} << 32;
+std::atomic<bool> g_capturing{false}, g_capture_ended{false};
+thread_local cudaStreamCaptureMode g_mode = cudaStreamCaptureModeGlobal;
 
 }  // namespace
 
@@ -187,17 +203,49 @@ BertStatus bert_linear_int8(BertGemm*, const BertLinearInt8* linear, BertStream)
   return BERT_OK;
 }
 
-// The CUDA runtime. A graph's "capture" runs at once, and its launch does nothing more.
+// Touches all that tuning is given, and chooses nothing.
+BertStatus bert_linear_tune(BertGemm*, const BertLinear* linear, BertStream) {
+  const size_t tokens = static_cast<size_t>(linear->tokens), in = static_cast<size_t>(linear->in);
+  const size_t out = static_cast<size_t>(linear->out);
+  if (!Readable(linear->input, tokens * in) || !Readable(linear->weight, out * in)) {
+    return Bad("not a number");
+  }
+  std::memset(linear->output, 0xff, tokens * out * sizeof(BertHalf));
+  std::memset(linear->workspace, 0xff, linear->workspace_bytes);
+  return BERT_OK;
+}
+
+BertStatus bert_linear_int8_tune(BertGemm*, const BertLinearInt8* linear, BertStream) {
+  const size_t tokens = static_cast<size_t>(linear->tokens), in = static_cast<size_t>(linear->in);
+  const size_t out = static_cast<size_t>(linear->out);
+  g_sink = std::accumulate(linear->input, linear->input + tokens * in, 0) +
+           std::accumulate(linear->weight, linear->weight + out * in, 0);
+  std::memset(linear->sums, 0xff, tokens * out * sizeof(int32_t));
+  std::memset(linear->workspace, 0xff, linear->workspace_bytes);
+  return BERT_OK;
+}
+
+// The CUDA runtime. A graph's "capture" runs at once, and its launch does nothing more; but as in
+// CUDA, an allocation ends it unless the thread is in relaxed mode.
 
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "an error"; }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (g_capturing && g_mode != cudaStreamCaptureModeRelaxed) {
+    g_capture_ended = true;
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  if (bytes > kDeviceBytes) return cudaErrorMemoryAllocation;
   *data = std::malloc(bytes);
   return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
   return std::memset(data, value, bytes), cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  return cudaMemset(data, value, bytes);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   return std::memcpy(to, from, bytes), cudaSuccess;
@@ -220,9 +268,17 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { return cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  g_capturing = true;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  return *graph = nullptr, cudaSuccess;
+  g_capturing = false;
+  *graph = nullptr;
+  return g_capture_ended.exchange(false) ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  return std::swap(g_mode, *mode), cudaSuccess;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t, unsigned long long) {
   return *exec = nullptr, cudaSuccess;

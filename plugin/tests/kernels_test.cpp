@@ -1,14 +1,24 @@
-// Every kernel against float64 on the GPU, for random shapes: `kernels_test [cases] [seed]`.
+// Every kernel against float64 on the GPU, for random shapes:
+//
+//   kernels_test [--cases N] [--seed N] [--small] [FAMILY...]
+//   kernels_test --list
+//
+// N cases of each family of kernels, or of those named; --list names them all. Small shapes are
+// for sanitizers, under which a kernel runs a hundred times slower.
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -23,7 +33,12 @@ using reference::Values;
 
 std::mt19937_64 g_random;
 
+bool g_small = false;
+
 int Between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(g_random); }
+
+// 1 to `most`, or to `small`.
+int UpTo(int most, int small) { return Between(1, g_small ? small : most); }
 
 bool Succeeded(BertStatus status, const std::string& what) {
   return g_checks.That(status == BERT_OK, what + ": " + bert_last_error());
@@ -151,7 +166,7 @@ struct NormOutputs {
 };
 
 void TestEmbedding() {
-  const int hidden = RandomHidden(), vocab = Between(2, 2000), max_length = Between(1, 512);
+  const int hidden = RandomHidden(), vocab = 1 + UpTo(2000, 50), max_length = UpTo(512, 60);
   const RandomSequences random(Between(0, 1) == 1, 5, max_length);
   const size_t tokens = random.sequences.tokens;
   const Tensor word(static_cast<size_t>(vocab) * hidden), segment(2 * hidden), gamma(hidden),
@@ -188,7 +203,7 @@ void TestEmbedding() {
 }
 
 void TestAddNorm() {
-  const int hidden = RandomHidden(), tokens = Between(1, 700);
+  const int hidden = RandomHidden(), tokens = UpTo(700, 60);
   const size_t count = static_cast<size_t>(tokens) * hidden;
   const bool integers = Between(0, 1) == 1, single = Between(0, 1) == 1, biased = Between(0, 1) == 1;
   const Tensor input(count), residual(count), bias(hidden), gamma(hidden), beta(hidden);
@@ -225,7 +240,7 @@ void TestAttention(BertAttentionKernel kernel, const std::string& name) {
   const int head_size = Between(0, 1) == 1 ? 64 : 32, heads = Between(1, 4);
   const int hidden = heads * head_size;
   const bool ragged = Between(0, 1) == 1;
-  const RandomSequences random(ragged, 4, Between(0, 3) == 0 ? 512 : Between(1, 512));
+  const RandomSequences random(ragged, 4, !g_small && Between(0, 3) == 0 ? 512 : UpTo(512, 200));
   const size_t tokens = random.sequences.tokens;
   const Tensor qkv(tokens * 3 * hidden, Between(0, 3) == 0 ? 4.0 : 1.0);
   Values expected(tokens * hidden);
@@ -260,7 +275,7 @@ void TestAttention(BertAttentionKernel kernel, const std::string& name) {
 }
 
 void TestGelu() {
-  const int channels = 8 * Between(1, 512), tokens = Between(1, 300);
+  const int channels = 8 * Between(1, 512), tokens = UpTo(300, 30);
   const size_t count = static_cast<size_t>(channels) * tokens;
   const bool integers = Between(0, 1) == 1, to_integers = Between(0, 1) == 1;
   const bool biased = Between(0, 1) == 1;
@@ -292,7 +307,7 @@ void TestGelu() {
 }
 
 void TestQuantization() {
-  const size_t count = 8 * static_cast<size_t>(Between(1, 5000));
+  const size_t count = 8 * static_cast<size_t>(UpTo(5000, 500));
   const Tensor input(count, 3.0);
   const float scale = 0.025f;
   DeviceBuffer<BertHalf> d_input(input.halves), d_back(count);
@@ -310,7 +325,7 @@ void TestQuantization() {
 }
 
 void TestMasks() {
-  const int windows = Between(1, 40), length = Between(1, 512);
+  const int windows = UpTo(40, 5), length = Between(1, 512);
   std::vector<int32_t> mask(windows * length), lengths(windows), inverted(windows * length);
   std::vector<int8_t> inverted_int8(windows * length);
   for (int w = 0; w < windows; ++w) {
@@ -338,7 +353,7 @@ void TestMasks() {
 }
 
 void TestQaHead() {
-  const int hidden = RandomHidden(), tokens = Between(1, 900);
+  const int hidden = RandomHidden(), tokens = UpTo(900, 60);
   const Tensor input(static_cast<size_t>(tokens) * hidden), weight(2 * hidden, 0.05), bias(2);
   const Values logits = reference::Linear(input.values, weight.values, bias.values, 2);
   DeviceBuffer<BertHalf> d_input(input.halves), d_weight(weight.halves), d_bias(bias.halves);
@@ -358,81 +373,147 @@ void TestQaHead() {
   g_checks.That(d_start.GuardHolds() && d_end.GuardHolds(), "QA head: wrote behind the end");
 }
 
-void TestLinear(BertGemm* gemm, DeviceBuffer<char>& workspace) {
-  const int in = 8 * Between(1, 48), out = 8 * Between(1, 48), tokens = Between(1, 130);
+// What linears work with: made for the first one, and gone before CUDA is.
+struct Gemm {
+  BertGemm* gemm = nullptr;
+  DeviceBuffer<char> workspace{BERT_GEMM_WORKSPACE};
+
+  Gemm() { Succeeded(bert_gemm_create(&gemm), "cuBLASLt"); }
+  ~Gemm() { bert_gemm_destroy(gemm); }
+};
+std::unique_ptr<Gemm> g_gemm;
+
+Gemm& TheGemm() {
+  if (g_gemm == nullptr) g_gemm = std::make_unique<Gemm>();
+  return *g_gemm;
+}
+
+// A number of tokens, and as many as must fit where it is tuned.
+struct Tokens {
+  int count = Between(1, 130), most = bert_linear_bucket(count);
+  bool tuned = Between(0, 1) == 1;
+};
+
+void TestLinear() {
+  Gemm& gemm = TheGemm();
+  const Tokens tokens;
+  const int in = 8 * Between(1, 48), out = 8 * Between(1, 48);
   const bool biased = Between(0, 2) > 0, activated = biased && Between(0, 1) == 1;
-  const Tensor input(static_cast<size_t>(tokens) * in), weight(static_cast<size_t>(out) * in, 0.1),
-      bias(out);
+  const Tensor input(static_cast<size_t>(tokens.most) * in),
+      weight(static_cast<size_t>(out) * in, 0.1), bias(out);
   Values expected =
       reference::Linear(input.values, weight.values, biased ? bias.values : Values{}, out);
   if (activated) std::transform(expected.begin(), expected.end(), expected.begin(), reference::Gelu);
-  DeviceBuffer<BertHalf> d_input(input.halves), d_weight(weight.halves), d_bias(bias.halves),
-      d_output(static_cast<size_t>(tokens) * out);
-  const BertLinear linear{d_input.get(),
-                          d_weight.get(),
-                          biased ? d_bias.get() : nullptr,
-                          d_output.get(),
-                          tokens,
-                          in,
-                          out,
-                          activated ? BERT_GELU : BERT_NO_ACTIVATION,
-                          workspace.get(),
-                          BERT_GEMM_WORKSPACE};
-  const std::string what = "linear " + std::to_string(tokens) + "x" + std::to_string(in) + "x" +
-                           std::to_string(out);
-  if (Between(0, 3) == 0) Succeeded(bert_linear_tune(gemm, &linear, nullptr), what + " tuned");
-  if (!Succeeded(bert_linear(gemm, &linear, nullptr), what)) return;
-  // FP16's rounding, and with GELU the tanh form's 5e-4.
-  Compare(Real(d_output.Read()), expected, activated ? 1.5e-3 : 6e-4, what);
-  g_checks.That(d_output.GuardHolds(), what + ": wrote behind the output's end");
+  DeviceBuffer<BertHalf> d_input(input.halves), d_weight(weight.halves), d_bias(bias.halves);
+  BertLinear linear{d_input.get(),
+                    d_weight.get(),
+                    biased ? d_bias.get() : nullptr,
+                    nullptr,
+                    tokens.most,
+                    in,
+                    out,
+                    activated ? BERT_GELU : BERT_NO_ACTIVATION,
+                    gemm.workspace.get(),
+                    BERT_GEMM_WORKSPACE};
+  // The algorithm that is tuned for the bucket's end serves every number of tokens in it.
+  for (const int count : {tokens.count, tokens.most}) {
+    const std::string what = "linear " + std::to_string(count) + "x" + std::to_string(in) + "x" +
+                             std::to_string(out) + (tokens.tuned ? ", tuned" : "");
+    DeviceBuffer<BertHalf> d_output(static_cast<size_t>(count) * out);
+    if (tokens.tuned && count == tokens.count) {
+      DeviceBuffer<BertHalf> d_most(static_cast<size_t>(tokens.most) * out);
+      linear.output = d_most.get();
+      Succeeded(bert_linear_tune(gemm.gemm, &linear, nullptr), what);
+    }
+    linear.output = d_output.get();
+    linear.tokens = count;
+    if (!Succeeded(bert_linear(gemm.gemm, &linear, nullptr), what)) return;
+    // FP16's rounding, and with GELU the tanh form's 5e-4.
+    Compare(Real(d_output.Read()), {expected.begin(), expected.begin() + count * out},
+            activated ? 1.5e-3 : 6e-4, what);
+    g_checks.That(d_output.GuardHolds(), what + ": wrote behind the output's end");
+  }
+  g_checks.That(gemm.workspace.GuardHolds(), "a linear wrote behind the workspace's end");
 }
 
-void TestLinearInt8(BertGemm* gemm, DeviceBuffer<char>& workspace) {
-  const int in = 16 * Between(1, 24), out = 16 * Between(1, 24), tokens = Between(1, 130);
-  const size_t count = static_cast<size_t>(tokens) * out;
+void TestLinearInt8() {
+  Gemm& gemm = TheGemm();
+  const Tokens tokens;
+  const int in = 16 * Between(1, 24), out = 16 * Between(1, 24);
+  const size_t most = static_cast<size_t>(tokens.most) * out;
   const bool biased = Between(0, 1) == 1, activated = Between(0, 1) == 1;
   const bool to_integers = Between(0, 1) == 1;
-  const std::vector<int8_t> input = RandomIntegers(static_cast<size_t>(tokens) * in);
+  const std::vector<int8_t> input = RandomIntegers(static_cast<size_t>(tokens.most) * in);
   const std::vector<int8_t> weight = RandomIntegers(static_cast<size_t>(out) * in);
   const Tensor bias(out);
   std::vector<float> scales(out);
   for (float& scale : scales) scale = 0.0005f * Between(1, 10);
   const float input_scale = 0.02f, output_scale = 0.02f;
   Values expected = reference::Linear(Real(input, 1), Real(weight, 1), {}, out);
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < most; ++i) {
     expected[i] *= static_cast<double>(input_scale) * scales[i % out];
     if (biased) expected[i] += bias.values[i % out];
     if (activated) expected[i] = reference::Gelu(expected[i]);
   }
-  DeviceBuffer<int8_t> d_input(input), d_weight(weight), d_integers(count);
+  DeviceBuffer<int8_t> d_input(input), d_weight(weight);
   DeviceBuffer<float> d_scales(scales);
-  DeviceBuffer<BertHalf> d_bias(bias.halves), d_half(count);
-  DeviceBuffer<int32_t> d_sums(count);
-  const BertLinearInt8 linear{d_input.get(),
-                              input_scale,
-                              d_weight.get(),
-                              d_scales.get(),
-                              biased ? d_bias.get() : nullptr,
-                              to_integers ? nullptr : d_half.get(),
-                              to_integers ? d_integers.get() : nullptr,
-                              output_scale,
-                              d_sums.get(),
-                              tokens,
-                              in,
-                              out,
-                              activated ? BERT_GELU : BERT_NO_ACTIVATION,
-                              workspace.get(),
-                              BERT_GEMM_WORKSPACE};
-  const std::string what = "INT8 linear " + std::to_string(tokens) + "x" + std::to_string(in) +
-                           "x" + std::to_string(out);
-  if (!Succeeded(bert_linear_int8(gemm, &linear, nullptr), what)) return;
-  if (to_integers) {
-    CompareIntegers(d_integers.Read(), expected, output_scale, 2e-3, what);
-  } else {
-    Compare(Real(d_half.Read()), expected, 6e-4, what);
+  DeviceBuffer<BertHalf> d_bias(bias.halves);
+  BertLinearInt8 linear{d_input.get(),
+                        input_scale,
+                        d_weight.get(),
+                        d_scales.get(),
+                        biased ? d_bias.get() : nullptr,
+                        nullptr,
+                        nullptr,
+                        output_scale,
+                        nullptr,
+                        tokens.most,
+                        in,
+                        out,
+                        activated ? BERT_GELU : BERT_NO_ACTIVATION,
+                        gemm.workspace.get(),
+                        BERT_GEMM_WORKSPACE};
+  for (const int rows : {tokens.count, tokens.most}) {
+    const std::string what = "INT8 linear " + std::to_string(rows) + "x" + std::to_string(in) +
+                             "x" + std::to_string(out) + (tokens.tuned ? ", tuned" : "");
+    const size_t count = static_cast<size_t>(rows) * out;
+    DeviceBuffer<int8_t> d_integers(count);
+    DeviceBuffer<BertHalf> d_half(count);
+    DeviceBuffer<int32_t> d_sums(count);
+    if (tokens.tuned && rows == tokens.count) {
+      DeviceBuffer<int32_t> d_most(most);
+      linear.sums = d_most.get();
+      Succeeded(bert_linear_int8_tune(gemm.gemm, &linear, nullptr), what);
+    }
+    linear.output_half = to_integers ? nullptr : d_half.get();
+    linear.output_quantized = to_integers ? d_integers.get() : nullptr;
+    linear.sums = d_sums.get();
+    linear.tokens = rows;
+    if (!Succeeded(bert_linear_int8(gemm.gemm, &linear, nullptr), what)) return;
+    const Values wanted(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(count));
+    if (to_integers) {
+      CompareIntegers(d_integers.Read(), wanted, output_scale, 2e-3, what);
+    } else {
+      Compare(Real(d_half.Read()), wanted, 6e-4, what);
+    }
+    g_checks.That(d_half.GuardHolds() && d_integers.GuardHolds() && d_sums.GuardHolds() &&
+                      gemm.workspace.GuardHolds(),
+                  what + ": wrote behind an end");
   }
-  g_checks.That(d_half.GuardHolds() && d_integers.GuardHolds() && d_sums.GuardHolds(),
-                what + ": wrote behind an end");
+}
+
+// Buckets are at most a quarter of their tokens too long, and each ends with a member of its own.
+void TestBuckets() {
+  int last = 0;
+  bool fit = true;
+  for (int tokens = 1; tokens < 40000; ++tokens) {
+    const int end = bert_linear_bucket(tokens);
+    fit = fit && end >= tokens && end >= last && bert_linear_bucket(end) == end &&
+          (end == 64 || end < 1.25 * tokens);
+    last = end;
+  }
+  g_checks.That(fit, "buckets");
+  g_checks.That(bert_linear_bucket(INT32_MAX) == INT32_MAX, "the last bucket");
 }
 
 // Wrong arguments are refused with a line of text, before any launch.
@@ -457,52 +538,86 @@ void TestRefusals() {
           "hidden of 12");
 }
 
-std::string KernelName(BertAttentionKernel kernel) {
-  return kernel == BERT_ATTENTION_PORTABLE ? "portable attention"
-         : kernel == BERT_ATTENTION_MMA    ? "mma attention"
-                                           : "wgmma attention";
+struct Family {
+  const char* name;
+  std::function<void()> test;
+  BertAttentionKernel needs = BERT_ATTENTION_AUTO;
+};
+
+const Family kFamilies[] = {
+    {"embedding", TestEmbedding},
+    {"layer-norm", TestAddNorm},
+    {"attention-portable",
+     [] { TestAttention(BERT_ATTENTION_PORTABLE, "portable attention"); }},
+    {"attention-mma", [] { TestAttention(BERT_ATTENTION_MMA, "mma attention"); },
+     BERT_ATTENTION_MMA},
+    {"attention-wgmma", [] { TestAttention(BERT_ATTENTION_WGMMA, "wgmma attention"); },
+     BERT_ATTENTION_WGMMA},
+    {"gelu", TestGelu},
+    {"quantization", TestQuantization},
+    {"masks", TestMasks},
+    {"qa-head", TestQaHead},
+    {"linear", TestLinear},
+    {"linear-int8", TestLinearInt8},
+};
+
+struct Options {
+  int cases = 20;
+  unsigned long long seed = std::random_device{}();
+  bool list = false;
+  std::vector<const Family*> families;
+};
+
+Options ReadOptions(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto family = std::find_if(std::begin(kFamilies), std::end(kFamilies),
+                                     [&](const Family& known) { return known.name == word; });
+    if (word == "--list") {
+      options.list = true;
+    } else if (word == "--small") {
+      g_small = true;
+    } else if (word == "--cases" && i + 1 < argc) {
+      options.cases = std::atoi(argv[++i]);
+    } else if (word == "--seed" && i + 1 < argc) {
+      options.seed = std::strtoull(argv[++i], nullptr, 10);
+    } else if (family != std::end(kFamilies)) {
+      options.families.push_back(family);
+    } else {
+      throw std::invalid_argument("neither an option nor a family of kernels: " + word);
+    }
+  }
+  if (options.families.empty()) {
+    for (const Family& family : kFamilies) options.families.push_back(&family);
+  }
+  return options;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 20;
-  const unsigned long long seed =
-      argc > 2 ? std::strtoull(argv[2], nullptr, 10) : std::random_device{}();
+  const Options options = ReadOptions(argc, argv);
+  if (options.list) {
+    for (const Family* family : options.families) std::printf("%s\n", family->name);
+    return 0;
+  }
   cudaDeviceProp device;
   Cuda(cudaGetDeviceProperties(&device, 0));
-  std::printf("%s, %d cases a kernel, seed %llu\n", device.name, cases, seed);
-  g_random.seed(seed);
-
-  const auto repeat = [&](const std::string& group, auto test) {
-    g_checks.Begin(group);
-    for (int i = 0; i < cases; ++i) test();
-  };
-  repeat("embedding and layer norm", TestEmbedding);
-  repeat("bias, residual and layer norm", TestAddNorm);
-  for (BertAttentionKernel kernel :
-       {BERT_ATTENTION_PORTABLE, BERT_ATTENTION_MMA, BERT_ATTENTION_WGMMA}) {
-    const std::string name = KernelName(kernel);
-    if (bert_attention_choose(kernel) != BERT_OK) {
-      std::printf("none  %s: %s\n", name.c_str(), bert_last_error());
+  std::printf("%s, %d cases a family, seed %llu\n", device.name, options.cases, options.seed);
+  g_random.seed(options.seed);
+  for (const Family* family : options.families) {
+    if (bert_attention_choose(family->needs) != BERT_OK) {
+      std::printf("none  %s: %s\n", family->name, bert_last_error());
       continue;
     }
-    repeat(name, [&] { TestAttention(kernel, name); });
+    g_checks.Begin(family->name);
+    for (int i = 0; i < options.cases; ++i) family->test();
   }
-  repeat("GELU", TestGelu);
-  repeat("quantization", TestQuantization);
-  repeat("masks", TestMasks);
-  repeat("QA head", TestQaHead);
-  BertGemm* gemm = nullptr;
-  g_checks.Begin("cuBLASLt");
-  if (Succeeded(bert_gemm_create(&gemm), "cuBLASLt")) {
-    DeviceBuffer<char> workspace(BERT_GEMM_WORKSPACE);
-    repeat("linear", [&] { TestLinear(gemm, workspace); });
-    repeat("INT8 linear", [&] { TestLinearInt8(gemm, workspace); });
-    bert_gemm_destroy(gemm);
-  }
-  g_checks.Begin("refusals");
+  g_checks.Begin("refusals and buckets");
   TestRefusals();
+  TestBuckets();
+  g_gemm.reset();
   Cuda(cudaDeviceSynchronize());
   return g_checks.Finish();
 } catch (const std::exception& error) {

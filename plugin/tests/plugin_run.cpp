@@ -30,12 +30,6 @@ using reference::Values;
 
 fake::Logger* g_log;
 
-#ifdef BERT_HOST_KERNELS
-constexpr int kRounds = 1;  // slow under sanitizers
-#else
-constexpr int kRounds = 4;
-#endif
-
 // A tensor with what it holds: INT8 as integers, without its scale.
 struct Filled {
   Tensor tensor;
@@ -314,11 +308,12 @@ void RunAttention(int32_t hidden, bool int8_output, DataType input_type, bool ha
   Values real = qkv.Real();
   for (double& value : real) value = reference::Half(value);  // INT8 becomes FP16 first
   const Values want = reference::Attention(real, lengths, static_cast<size_t>(batch.length),
-                                           static_cast<size_t>(kHeads), h / kHeads);
+                                           static_cast<size_t>(HeadsOf(hidden)),
+                                           h / static_cast<size_t>(HeadsOf(hidden)));
   const float scale = int8_output ? ScaleFor(want) : 0;
 
   FieldList fields;
-  fields.Int("hidden_size", hidden).Int("num_heads", kHeads);
+  fields.Int("hidden_size", hidden).Int("num_heads", HeadsOf(hidden));
   if (int8_output) {
     fields.Floats("dq_probs", {3, 10, 1});
   } else {
@@ -479,15 +474,15 @@ void RunGelu(int32_t channels, bool int8, DataType input_type, bool has_bias) {
 
 // Contexts run in threads of their own, with clones of one plugin.
 void RunThreads() {
-  constexpr int32_t kHidden = 384;
+  const int32_t hidden = HiddenSizes()[0];
   constexpr size_t kThreads = 4, kRuns = 20;
   FieldList fields;
-  const auto weight = RandomFloats(static_cast<size_t>(kHidden) * kHidden, 0.05);
-  fields.Int("out_dims", kHidden).Int("type_id", kHalfId).Floats("W", weight);
+  const auto weight = RandomFloats(static_cast<size_t>(hidden) * hidden, 0.05);
+  fields.Int("out_dims", hidden).Int("type_id", kHalfId).Floats("W", weight);
   const Plugin::Pointer original = Plugin::Create(kFc, "1", Collection(fields).get());
   const Batch batch(100);
-  const Filled input = Random(batch.Hidden(kHidden, kHalf));
-  const Values want = reference::Linear(input.values, HalfFloats(weight), {}, kHidden);
+  const Filled input = Random(batch.Hidden(hidden, kHalf));
+  const Values want = reference::Linear(input.values, HalfFloats(weight), {}, hidden);
   std::vector<Filled> results(kThreads);
   std::vector<std::thread> threads;
   for (size_t i = 0; i < kThreads; ++i) {
@@ -511,6 +506,138 @@ void RunThreads() {
   }
   for (std::thread& thread : threads) thread.join();
   for (const Filled& result : results) Near(result, want, 2e-3, "product in a thread");
+}
+
+// A product of sizes that no other test has, so that its buckets are new to the process.
+struct Product {
+  static constexpr int32_t kIn = 272, kOut = 304;
+
+  std::vector<float> weight = RandomFloats(kIn * kOut, 0.05);
+  Plugin::Pointer original;
+
+  Product() {
+    FieldList fields;
+    fields.Int("out_dims", kOut).Int("type_id", kHalfId).Floats("W", weight);
+    original = Plugin::Create(kFc, "1", Collection(fields).get());
+  }
+  static std::vector<Tensor> Inputs(int64_t windows, int64_t length) {
+    return {Shaped({windows, length, kIn}, kHalf)};
+  }
+  static std::vector<Tensor> Outputs(int64_t windows, int64_t length) {
+    return {Shaped({windows, length, kOut}, kHalf)};
+  }
+  static bool Announce(Plugin& plugin, int64_t windows, int64_t length) {
+    return plugin.ChangeShapes(Inputs(windows, length), Outputs(windows, length));
+  }
+};
+
+// One window through a product, on a stream of its own; `announced` before the call, in a capture
+// of the strictest kind if `captured`.
+void RunProduct(const Product& product, Plugin& plugin, int64_t length, bool announced,
+                bool captured) {
+  const auto inputs = Product::Inputs(1, length), outputs = Product::Outputs(1, length);
+  const Filled input = Random(inputs[0]);
+  Buffer from(BytesOf(inputs[0])), to(BytesOf(outputs[0])),
+      workspace(plugin.WorkspaceBytes(inputs, outputs));
+  from.Write(input.Bytes());
+  const void* input_data[] = {from.get()};
+  void* output_data[] = {to.get()};
+  cudaStream_t stream;
+  Cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  if (captured) Cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  const bool ran =
+      (!announced || plugin.ChangeShapes(inputs, outputs)) &&
+      plugin.Enqueue(inputs, outputs, input_data, output_data, workspace.get(), stream);
+  if (captured) {
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    Cuda(cudaStreamEndCapture(stream, &graph));
+    Cuda(cudaGraphInstantiateWithFlags(&executable, graph, 0));
+    Cuda(cudaGraphLaunch(executable, stream));
+    Cuda(cudaStreamSynchronize(stream));
+    Cuda(cudaGraphExecDestroy(executable));
+    Cuda(cudaGraphDestroy(graph));
+  }
+  Cuda(cudaStreamSynchronize(stream));
+  Cuda(cudaStreamDestroy(stream));
+  g_checks.That(ran, "ran");
+  Near(Filled::FromBytes(outputs[0], to.Read().data()),
+       reference::Linear(input.values, HalfFloats(product.weight), {}, Product::kOut), 2e-3,
+       "product of " + std::to_string(length) + " tokens");
+  g_checks.That(to.GuardHolds() && workspace.GuardHolds(), "nothing is written behind an end");
+}
+
+// GEMMs are tuned when shapes are announced, once a bucket and process, and serve the whole bucket.
+void RunTuning() {
+  const auto tunings = [](size_t want, const std::string& what) {
+    g_checks.That(g_log->details.size() == want,
+                  what + ": " + std::to_string(g_log->details.size()) + " tunings");
+    g_checks.That(g_log->errors.empty() && g_log->others.empty(), what + ": and nothing else");
+    g_log->Clear();
+  };
+  g_log->Clear();
+  const Product product;
+  if (!fake::kScalesInFields) {
+    // V3 loads the weights then; V2 has the network's shapes before it is to load them.
+    g_checks.That(Product::Announce(*product.original, 1, 70), "announced early");
+    tunings(0, "before it is initialized");
+  }
+  {
+    const Plugin::Pointer plugin = product.original->Attached();
+    RunProduct(product, *plugin, 90, false, false);
+    tunings(0, "a call that nobody announced");
+    g_checks.That(Product::Announce(*plugin, 2, 35), "announced");
+    tunings(1, "70 tokens");
+    for (const int64_t length : {65, 77, 80}) RunProduct(product, *plugin, length, true, false);
+    tunings(0, "65 to 80 tokens");
+    RunProduct(product, *plugin, 90, true, false);
+    tunings(1, "90 tokens, once announced");
+  }
+  {
+    const Plugin::Pointer plugin = Product().original->Attached();
+    g_checks.That(Product::Announce(*plugin, 1, 72), "announced");
+    tunings(0, "another plugin of the same sizes");
+    // Half a terabyte: cannot be had, and is not asked for twice.
+    for (const size_t warnings : {1, 0}) {
+      g_log->Clear();
+      g_checks.That(Product::Announce(*plugin, 1 << 21, 512), "announced");
+      g_checks.That(g_log->errors.empty() && g_log->details.empty() &&
+                        g_log->others.size() == warnings,
+                    "without memory a warning, once");
+    }
+    g_log->Clear();
+  }
+  const Plugin::Pointer plugin = product.original->Attached();
+  RunProduct(product, *plugin, 100, true, true);
+  tunings(1, "in the middle of a capture");
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&]() noexcept {
+      Product::Announce(*product.original->Attached(), 1, 120);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  tunings(1, "four threads at once");
+
+  // The FFN has two products; an INT8 one is another than an FP16 one of its sizes.
+  FieldList ffn, int8;
+  const auto wide = RandomFloats(Product::kIn * Product::kOut, 0.05);
+  ffn.Int("out_dims", Product::kIn)
+      .Int("type_id", kHalfId)
+      .Floats("W1", wide)
+      .Floats("W2", wide)
+      .Floats("B1", RandomFloats(Product::kOut))
+      .Int("act_type", 3);
+  int8.Int("out_dims", Product::kOut).Floats("W", wide).Floats("fc_amax", {1, 1});
+  const Plugin::Pointer pair = Plugin::Create(kFfn, "1", Collection(ffn).get())->Attached();
+  g_checks.That(pair->ChangeShapes(Product::Inputs(1, 70), Product::Inputs(1, 70)), "announced");
+  tunings(2, "an FFN");
+  const Plugin::Pointer quantized =
+      Plugin::Create(kFc, "2", Collection(WithScales(int8, 0.02f, 0)).get())->Attached();
+  g_checks.That(quantized->ChangeShapes({Shaped({1, 70, Product::kIn}, kInt8, 0.02f)},
+                                        {Shaped({1, 70, Product::kOut}, kInt8, 0.02f)}),
+                "announced");
+  tunings(1, "INT8");
 }
 
 // A clone that is older than its original's initialization runs all the same.
@@ -575,13 +702,13 @@ void RunWithWrongShapes() {
 
 }  // namespace
 
-void RunAll(fake::Logger* logger) try {
+void RunAll(fake::Logger* logger, int rounds) try {
   g_log = logger;
   g_checks.Begin("a device");
   Cuda(cudaDeviceSynchronize());
-  for (const int32_t hidden : {384, 768}) {
+  for (const int32_t hidden : HiddenSizes()) {
     const std::string size = ", hidden " + std::to_string(hidden);
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < rounds; ++round) {
       g_checks.Begin("run embedding" + size);
       RunEmbedding(hidden, false);
       RunEmbedding(hidden, true);
@@ -623,6 +750,8 @@ void RunAll(fake::Logger* logger) try {
   }
   g_checks.Begin("run in threads");
   RunThreads();
+  g_checks.Begin("run tuned");
+  RunTuning();
   g_checks.Begin("run a clone older than the weights");
   RunEarlyClone();
   g_checks.Begin("run without scales");

@@ -3,7 +3,7 @@
 
 #include "tests/fake_runtime.h"
 
-// Executes every plugin at random shapes, and compares with float64. Needs a device.
-void RunAll(fake::Logger* logger);
+// Executes every plugin at random shapes, `rounds` times, and compares with float64.
+void RunAll(fake::Logger* logger, int rounds);
 
 #endif  // BERT_PLUGIN_TESTS_PLUGIN_RUN_H

@@ -1,6 +1,9 @@
-// Drives every plugin of the library as a runtime would: plugin_test [--gpu] [--seed N].
-// Without --gpu: creation, shapes, formats, workspace, clones, serialization and every refusal.
-// With it also execution, compared to float64 on the host.
+// Drives every plugin of the library as a runtime would:
+//
+//   plugin_test [--rounds N] [--host] [--seed N]
+//
+// Creation, shapes, formats, workspace, clones, serialization and every refusal; with rounds also
+// execution at N random shapes, compared to float64 on the host. --host where kernels run there.
 
 #include <cstdlib>
 #include <cstring>
@@ -403,8 +406,7 @@ void TestSerialization(const Case& test, int32_t hidden) {
 // Rules that single fields' checks do not show.
 void TestSpecialCases() {
   g_checks.Begin("special cases");
-  constexpr int32_t kHidden = 384;
-  for (const Case& test : AllCases(kHidden)) {
+  for (const Case& test : AllCases(HiddenSizes()[0])) {
     if (test.name == kFc && test.version == "2" && test.fields.Has("fc_amax")) {
       FieldList both = test.fields;
       both.Floats("weight_scales", {0.1f});
@@ -443,21 +445,23 @@ void TestSpecialCases() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool gpu = false;
+  int rounds = 0;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--gpu") == 0) {
-      gpu = true;
+    if (std::strcmp(argv[i], "--host") == 0) {
+      g_on_host = true;
+    } else if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) {
+      rounds = std::atoi(argv[++i]);
     } else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
       g_random.seed(static_cast<unsigned>(std::strtoul(argv[++i], nullptr, 10)));
     } else {
-      std::fprintf(stderr, "usage: %s [--gpu] [--seed N]\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [--rounds N] [--host] [--seed N]\n", argv[0]);
       return 2;
     }
   }
   setLoggerFinder(&g_logger);
   TestHalf();
   TestRegistry();
-  for (const int32_t hidden : {384, 768}) {
+  for (const int32_t hidden : HiddenSizes()) {
     for (const Case& test : AllCases(hidden)) {
       TestFields(test, hidden);
       TestShapes(test, hidden);
@@ -465,7 +469,7 @@ int main(int argc, char** argv) {
     }
   }
   TestSpecialCases();
-  if (gpu) RunAll(&g_logger);
+  if (rounds > 0) RunAll(&g_logger, rounds);
   setLoggerFinder(nullptr);
   return g_checks.Finish();
 }

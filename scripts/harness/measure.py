@@ -21,11 +21,10 @@ from .answers import answer_texts
 from .backends import Outputs, Session
 from .batches import AUTO, Batch, BatchSize, assemble, plan_batches, scatter
 from .profile import Profile
+from .spread import NOISE_SPREAD as NOISE_SPREAD
+from .spread import spread as spread
 from .squad import Question
 from .windows import Float32, Windows, cut_windows
-
-# Above this spread a measurement is noise (max - min over the repeats, relative to the median).
-NOISE_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,3 @@ def summarize(timings: dict[str, Any]) -> dict[str, Any]:
         "latency_ms": dict(zip(("p50", "p90", "p99"), map(float, latency), strict=True)),
         "repeats": len(fast),
     }
-
-
-def spread(values: Sequence[float]) -> float:
-    """(max - min) / median of `values`."""
-    return (max(values) - min(values)) / statistics.median(values)

@@ -1,6 +1,7 @@
 #ifndef BERT_PLUGIN_OPERATIONS_FFN_H
 #define BERT_PLUGIN_OPERATIONS_FFN_H
 
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -52,32 +53,25 @@ class Ffn {
     return workspace.bytes();
   }
 
+  void Tune(const Problem& problem, const Residence& residence) const {
+    for (const BertLinear& linear : Linears(problem, residence)) {
+      residence.gemm().Tune(linear, kName, kVersion);
+    }
+  }
+
   void Enqueue(const Call& call) const {
     Workspace workspace(call.workspace);
     const Scratch scratch = Place(call.problem, &workspace);
-    BertLinear first{};
+    auto [first, second] = Linears(call.problem, *call.residence);
     first.input = call.Input<BertHalf>(0);
-    first.weight = call.Weight<BertHalf>(0);
-    first.bias = call.Weight<BertHalf>(1);
     first.output = scratch.inner;
-    first.tokens = call.problem.tokens();
-    first.in = in_;
-    first.out = inner_;
-    first.activation = BERT_GELU;
-    first.workspace = scratch.gemm;
-    first.workspace_bytes = BERT_GEMM_WORKSPACE;
-
-    BertLinear second = first;
     second.input = scratch.inner;
-    second.weight = call.Weight<BertHalf>(2);
-    second.bias = nullptr;
     second.output = call.Output<BertHalf>(0);
-    second.in = inner_;
-    second.out = out_;
-    second.activation = BERT_NO_ACTIVATION;
-
-    call.residence->gemm().Run(first, call.stream);
-    call.residence->gemm().Run(second, call.stream);
+    for (BertLinear* linear : {&first, &second}) {
+      linear->workspace = scratch.gemm;
+      linear->workspace_bytes = BERT_GEMM_WORKSPACE;
+      call.residence->gemm().Run(*linear, call.stream);
+    }
   }
 
  private:
@@ -87,6 +81,20 @@ class Ffn {
     char* gemm;
     BertHalf* inner;
   };
+  // Both products, without the memory that a call brings.
+  std::array<BertLinear, 2> Linears(const Problem& problem, const Residence& residence) const {
+    BertLinear first{}, second{};
+    first.weight = residence.Weight<BertHalf>(0);
+    first.bias = residence.Weight<BertHalf>(1);
+    first.in = in_;
+    first.out = inner_;
+    first.activation = BERT_GELU;
+    second.weight = residence.Weight<BertHalf>(2);
+    second.in = inner_;
+    second.out = out_;
+    first.tokens = second.tokens = problem.tokens();
+    return {first, second};
+  }
   Scratch Place(const Problem& problem, Workspace* workspace) const {
     return {workspace->Take<char>(BERT_GEMM_WORKSPACE),
             workspace->Take<BertHalf>(static_cast<size_t>(problem.tokens()) *

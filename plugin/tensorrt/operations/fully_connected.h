@@ -50,17 +50,16 @@ class FullyConnected {
     return workspace.bytes();
   }
 
+  void Tune(const Problem& problem, const Residence& residence) const {
+    residence.gemm().Tune(Linear(problem, residence), kName, kVersion);
+  }
+
   void Enqueue(const Call& call) const {
     Workspace workspace(call.workspace);
     const Scratch scratch = Place(call.problem, &workspace);
-    BertLinear linear{};
+    BertLinear linear = Linear(call.problem, *call.residence);
     linear.input = call.Input<BertHalf>(0);
-    linear.weight = call.Weight<BertHalf>(0);
-    linear.bias = call.Weight<BertHalf>(1);
     linear.output = padded() ? scratch.padded : call.Output<BertHalf>(0);
-    linear.tokens = call.problem.tokens();
-    linear.in = in_;
-    linear.out = padded_out_;
     linear.workspace = scratch.gemm;
     linear.workspace_bytes = BERT_GEMM_WORKSPACE;
     call.residence->gemm().Run(linear, call.stream);
@@ -83,6 +82,16 @@ class FullyConnected {
   // cuBLASLt's rows are multiples of 8 channels; the QA head has 2. Rows of zeros follow in the
   // weight, and the channels that they make are left behind.
   bool padded() const { return padded_out_ != out_; }
+  // The product, without the memory that a call brings.
+  BertLinear Linear(const Problem& problem, const Residence& residence) const {
+    BertLinear linear{};
+    linear.weight = residence.Weight<BertHalf>(0);
+    linear.bias = residence.Weight<BertHalf>(1);
+    linear.tokens = problem.tokens();
+    linear.in = in_;
+    linear.out = padded_out_;
+    return linear;
+  }
   Scratch Place(const Problem& problem, Workspace* workspace) const {
     const size_t channels = padded() ? static_cast<size_t>(padded_out_) : 0;
     return {workspace->Take<char>(BERT_GEMM_WORKSPACE),

@@ -64,15 +64,16 @@ class FullyConnectedInt8 {
     return workspace.bytes();
   }
 
+  void Tune(const Problem& problem, const Residence& residence) const {
+    residence.gemm().Tune(Linear(problem, residence), kName, kVersion);
+  }
+
   void Enqueue(const Call& call) const {
     Workspace workspace(call.workspace);
     const Scratch scratch = Place(call.problem, &workspace);
-    BertLinearInt8 linear{};
+    BertLinearInt8 linear = Linear(call.problem, *call.residence);
     linear.input = call.Input<int8_t>(0);
     linear.input_scale = call.InputScale();
-    linear.weight = call.Weight<int8_t>(0);
-    linear.weight_scales = call.Weight<float>(1);
-    linear.bias = call.Weight<BertHalf>(2);
     if (signature_.outputs[0].types.Contains(DataType::kINT8)) {
       linear.output_quantized = call.Output<int8_t>(0);
       const float scale = call.scales.output > 0 ? call.scales.output : amax_output_scale_;
@@ -81,9 +82,6 @@ class FullyConnectedInt8 {
       linear.output_half = call.Output<BertHalf>(0);
     }
     linear.sums = scratch.sums;
-    linear.tokens = call.problem.tokens();
-    linear.in = in_;
-    linear.out = out_;
     linear.workspace = scratch.gemm;
     linear.workspace_bytes = BERT_GEMM_WORKSPACE;
     call.residence->gemm().Run(linear, call.stream);
@@ -94,6 +92,17 @@ class FullyConnectedInt8 {
     char* gemm;
     int32_t* sums;
   };
+  // The product, without scales and the memory that a call brings.
+  BertLinearInt8 Linear(const Problem& problem, const Residence& residence) const {
+    BertLinearInt8 linear{};
+    linear.weight = residence.Weight<int8_t>(0);
+    linear.weight_scales = residence.Weight<float>(1);
+    linear.bias = residence.Weight<BertHalf>(2);
+    linear.tokens = problem.tokens();
+    linear.in = in_;
+    linear.out = out_;
+    return linear;
+  }
   Scratch Place(const Problem& problem, Workspace* workspace) const {
     return {workspace->Take<char>(BERT_GEMM_WORKSPACE),
             workspace->Take<int32_t>(static_cast<size_t>(problem.tokens()) *

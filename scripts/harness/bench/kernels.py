@@ -15,6 +15,8 @@ from typing import Any
 from ..errors import UserError
 
 _KERNELS = {0: "auto", 1: "portable", 2: "mma", 3: "wgmma"}
+# What tables call this library.
+OURS = "bert_kernels"
 EPSILON = 1e-12
 GEMM_WORKSPACE = 32 << 20  # bytes
 
@@ -135,6 +137,10 @@ class Kernels:
     def queue(self, function: str, *arguments: Any) -> None:
         """`call` on the current stream, which is every kernel's last argument."""
         self.call(function, *arguments, self._stream())
+
+    def bucket(self, tokens: int) -> int:
+        """The most tokens for which a linear that is tuned for `tokens` is tuned as well."""
+        return int(self._library.bert_linear_bucket(c_int32(tokens)))
 
     def attention_kernel(self) -> str:
         """What bert_attention runs on this device: portable, mma or wgmma."""

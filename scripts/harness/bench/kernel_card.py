@@ -1,0 +1,29 @@
+"""The state of an NVIDIA card, as nvidia-smi has it."""
+
+from __future__ import annotations
+
+from ..devices import query
+from ..errors import UserError
+
+_FACTS = (
+    "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
+    "power.limit", "temperature.gpu", "utilization.gpu",
+)  # fmt: skip
+BUSY_PERCENT = 10
+
+
+def card(uuid: str) -> dict[str, str]:
+    """What nvidia-smi says of the GPU: driver, clocks in MHz, power in W, degrees, use in per
+    cent. Empty where there is no nvidia-smi."""
+    for known, *values in query("nvidia-smi", ("uuid", *_FACTS)):
+        if known == uuid:
+            numbers = [value.partition(" ")[0] for value in values]  # without their units
+            return dict(zip(_FACTS, numbers, strict=True))
+    return {}
+
+
+def refuse_busy(facts: dict[str, str]) -> None:
+    """Raises UserError where somebody else is computing on the card."""
+    use = facts.get("utilization.gpu", "")
+    if use.isdigit() and int(use) > BUSY_PERCENT:
+        raise UserError(f"the GPU is busy ({use} %); run this when nothing else uses it")
