@@ -26,10 +26,20 @@ Run = Callable[..., list[Numbers]]
 
 
 class DataType(Enum):
+    """All generations' together; a module shows those of its own."""
+
     FLOAT = 0
     HALF = 1
     INT8 = 2
     INT32 = 3
+    BOOL = 4
+    UINT8 = 5
+    FP8 = 6
+    BF16 = 7
+    INT64 = 8
+    INT4 = 9
+    FP4 = 10
+    E8M0 = 11
 
     def __int__(self) -> int:
         return int(self.value)
@@ -43,7 +53,17 @@ class PluginFieldType(Enum):
 
 
 FLOAT, HALF, INT8, INT32 = DataType.FLOAT, DataType.HALF, DataType.INT8, DataType.INT32
-BUILD = "TensorRTPhase.BUILD"
+
+
+class TensorRTPhase(Enum):
+    BUILD = 0
+    RUNTIME = 1
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+
+BUILD = TensorRTPhase.BUILD
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +83,8 @@ class Layer:
     run: Run
     fields: dict[str, Numbers] = field(default_factory=dict)
     name: str = ""
+    # What an ordinary layer's `run` closes over; `run_of` makes it anew from this.
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def get_output(self, index: int) -> Tensor:
         return self.outputs[index]
@@ -83,7 +105,25 @@ class Shuffle(Layer):
         assert all(dims[i] == 0 for i, extent in enumerate(shape[: len(dims)]) if extent == -1)
         assert all(extent == 1 for extent in shape[len(dims) :])
         self.outputs[0].shape = tuple(shape[i] if d == 0 else d for i, d in enumerate(dims))
-        self.run = lambda x: [x.reshape(x.shape[: len(dims)])]
+        self.arguments = {"rank": len(dims)}
+        self.run = _reshape(len(dims))
+
+
+class WeaklyTypedTensor(Tensor):
+    __slots__ = ("dynamic_range",)
+
+    def set_dynamic_range(self, min: float, max: float) -> bool:
+        self.dynamic_range = (min, max)
+        return min <= max
+
+    @property
+    def scale(self) -> float | None:
+        """INT8 as plugins of generation 2 read it; a mask, (batch, seq), is not quantized."""
+        if self.dtype is not INT8 or len(self.shape) == 2:
+            return None
+        low, high = self.dynamic_range
+        assert -low == high > 0
+        return high / 127
 
 
 class WeaklyTypedLayer(Layer):
@@ -139,12 +179,22 @@ class Plugin:
 
 
 class Fields:
-    """A collection's fields; each must be asked for, with its type and length."""
+    """A collection's fields; each must be asked for, with its type and length.
 
-    def __init__(self, collection: PluginFieldCollection) -> None:
-        self.all = {name: data.read() for name, data in collection.fields}
-        assert len(self.all) == len(collection.fields), "a field is given twice"
+    `ranged`: INT8 tensors have dynamic ranges. A plugin's `run` then takes and returns the real
+    numbers that they stand for, and `scaled` makes it one of integers.
+    """
+
+    def __init__(self, values: Mapping[str, Numbers], ranged: bool) -> None:
+        self.all = dict(values)
+        self.ranged = ranged
         self._left = set(self.all)
+
+    @classmethod
+    def read(cls, collection: PluginFieldCollection, ranged: bool) -> Fields:
+        fields = cls({name: data.read() for name, data in collection.fields}, ranged)
+        assert len(fields.all) == len(collection.fields), "a field is given twice"
+        return fields
 
     def values(self, name: str, dtype: Any, size: int | None = None) -> Numbers:
         value = self.all[name]
@@ -170,12 +220,35 @@ class Fields:
         assert value > 0
         return value
 
+    def quantizer(self) -> Callable[[Numbers], Numbers]:
+        """What makes an INT8 output of real numbers."""
+        if self.ranged:
+            return lambda x: x
+        scale = self.scale("output_scale")
+        return lambda x: quantize(x, scale)
+
+    @property
+    def product(self) -> DataType:
+        """What a plugin behind an INT8 FC takes."""
+        return INT8 if self.ranged else HALF
+
     def finish(self) -> None:
         assert not self._left, f"unknown fields {self._left}"
 
 
 def quantize(x: Numbers, scale: float) -> Numbers:
     return np.clip(np.rint(x / scale), -128, 127).astype(np.int8)
+
+
+def scaled(run: Run, inputs: list[float | None], outputs: list[float | None]) -> Run:
+    """`run` with integers for the real numbers of those tensors that have a scale."""
+
+    def computed(*values: Numbers) -> list[Numbers]:
+        real = [x if s is None else x * s for x, s in zip(values, inputs, strict=True)]
+        results = zip(run(*real), outputs, strict=True)
+        return [y if s is None else quantize(y, s) for y, s in results]
+
+    return computed
 
 
 def layer_norm(x: Numbers, gamma: Numbers, beta: Numbers) -> Numbers:
@@ -212,12 +285,12 @@ def _embedding(f: Fields, int8: bool) -> Made:
     )
     f.integer("output_fp16", 1)
     f.integer("mha_type_id", int(INT8 if int8 else HALF))
-    scale = f.scale("output_scale") if int8 else 1.0
+    quantized = f.quantizer() if int8 else None
 
     def run(ids: Numbers, segments: Numbers, mask: Numbers) -> list[Numbers]:
         total = word[ids] + segment[segments] + position[: ids.shape[1]]
         hidden = layer_norm(total, gamma, beta)
-        return [quantize(hidden, scale), 1 - mask, hidden] if int8 else [hidden, 1 - mask]
+        return [quantized(hidden), 1 - mask, hidden] if quantized else [hidden, 1 - mask]
 
     outputs = [Spec(HALF, len(gamma)), Spec(INT32)]
     if int8:
@@ -228,15 +301,17 @@ def _embedding(f: Fields, int8: bool) -> Made:
 def _attention(f: Fields, int8: bool) -> Made:
     hidden, heads = f.integer("hidden_size"), f.integer("num_heads")
     assert hidden % heads == 0 and hidden // heads in (32, 64)
-    f.integer("has_mask", 1)
     if int8:
+        if "has_mask" in f.all:
+            f.integer("has_mask", 1)
         assert (f.floats("dq_probs", 3) > 0).all()
-        scale = f.scale("output_scale")
+        quantized = f.quantizer()
         return (
-            [Spec(HALF, 3 * hidden), Spec(INT8)],
+            [Spec(f.product, 3 * hidden), Spec(INT8)],
             [Spec(INT8, hidden)],
-            lambda qkv, padding: [quantize(attend(qkv, padding, heads), scale)],
+            lambda qkv, padding: [quantized(attend(qkv, padding, heads))],
         )
+    f.integer("has_mask", 1)
     f.integer("type_id", int(HALF))
     return (
         [Spec(HALF, 3 * hidden), Spec(INT32)],
@@ -256,14 +331,14 @@ def _skip_layer_norm(f: Fields, int8: bool) -> Made:
             lambda x, skip: [layer_norm(x + bias + skip, gamma, beta)],
         )
     single = "output_fp32" in f.all and f.integer("output_fp32", 0, 1) == 1
-    scale = 1.0 if single else f.scale("output_scale")
+    quantized = None if single else f.quantizer()
 
     def run(x: Numbers, skip: Numbers, residual: Numbers) -> list[Numbers]:
         hidden = layer_norm(x + bias + residual, gamma, beta)
-        return [hidden if single else quantize(hidden, scale), hidden]
+        return [quantized(hidden) if quantized else hidden, hidden]
 
     return (
-        [Spec(HALF, ld), Spec(INT8, ld), Spec(FLOAT, ld)],
+        [Spec(f.product, ld), Spec(INT8, ld), Spec(FLOAT, ld)],
         [Spec(FLOAT if single else INT8, ld), Spec(FLOAT, ld)],
         run,
     )
@@ -279,6 +354,16 @@ def _fc(f: Fields, int8: bool) -> Made:
             [Spec(HALF, weight.shape[1])],
             [Spec(HALF, out)],
             lambda x: [x @ weight.T + bias],
+        )
+    if f.ranged:
+        amax = f.floats("fc_amax")
+        weight, bias, step = f.floats("W").reshape(out, -1), f.bias("Bias", out), amax[0] / 127
+        assert out % 16 == 0 and weight.shape[1] % 16 == 0 and len(amax) <= 2 and (amax > 0).all()
+        rounded = np.clip(np.rint(weight / step), -127, 127) * step
+        return (
+            [Spec(INT8, weight.shape[1])],
+            [Spec(INT8, out)],
+            lambda x: [x @ rounded.T + bias],
         )
     weight = f.values("W", np.int8).reshape(out, -1).astype(np.int64)
     assert out % 16 == 0 and weight.shape[1] % 16 == 0
@@ -311,12 +396,12 @@ def _ffn(f: Fields, int8: bool) -> Made:
 
 def _gelu(f: Fields, int8: bool) -> Made:
     ld = f.integer("ld")
-    quantized = f.integer("type_id", int(HALF), int(INT8)) == int(INT8)
+    int8 = f.integer("type_id", int(HALF), int(INT8)) == int(INT8)
     bias = f.bias("bias", ld)
-    if not quantized:
+    if not int8:
         return [Spec(HALF, ld)], [Spec(HALF, ld)], lambda x: [gelu(x + bias)]
-    scale = f.scale("output_scale")
-    return [Spec(HALF, ld)], [Spec(INT8, ld)], lambda x: [quantize(gelu(x + bias), scale)]
+    quantized = f.quantizer()
+    return [Spec(f.product, ld)], [Spec(INT8, ld)], lambda x: [quantized(gelu(x + bias))]
 
 
 # What makes a plugin, and whether this version of it is the INT8 one.
@@ -334,28 +419,61 @@ PLUGINS: dict[tuple[str, str], tuple[Callable[[Fields, bool], Made], bool]] = {
 }
 
 
+def plugin_of(kind: str, version: str, fields: Fields) -> Plugin:
+    make, int8 = PLUGINS[kind, version]
+    inputs, outputs, run = make(fields, int8)
+    fields.finish()
+    return Plugin(f"{kind} {version}", inputs, outputs, run, fields.all)
+
+
+def run_of(
+    kind: str, fields: Mapping[str, Numbers], arguments: Mapping[str, Any], ranged: bool = False
+) -> Run:
+    """What a layer computes, from what can be written to a file."""
+    if fields:
+        name, version = kind.split()
+        return plugin_of(name, version, Fields(fields, ranged)).run
+    if kind == "Constant":
+        return lambda: [arguments["value"]]
+    if kind == "Gather":
+        return _take(arguments["axis"])
+    if kind == "Shuffle" and "rank" in arguments:
+        return _reshape(arguments["rank"])
+    assert kind in ("Shuffle", "Identity", "Cast"), kind
+    return lambda x: [x]
+
+
+def _take(axis: int) -> Run:
+    return lambda x, indices: [np.take(x, indices, axis)]
+
+
+def _reshape(rank: int) -> Run:
+    """Drops axes of extent 1 behind the first `rank`."""
+    return lambda x: [x.reshape(x.shape[:rank])]
+
+
 class CreatorV2:
     """`refuses` stands for a field that the library does not like."""
+
+    ranged = True
 
     def __init__(self, kind: str, version: str, refuses: bool) -> None:
         self.kind, self.version, self.refuses = kind, version, refuses
 
-    def create_plugin(self, name: str, collection: PluginFieldCollection) -> Plugin | None:
+    def create_plugin(self, name: str, field_collection: PluginFieldCollection) -> Plugin | None:
         if self.refuses:
             return None
-        make, int8 = PLUGINS[self.kind, self.version]
-        fields = Fields(collection)
-        inputs, outputs, run = make(fields, int8)
-        fields.finish()
-        return Plugin(f"{self.kind} {self.version}", inputs, outputs, run, fields.all)
+        return plugin_of(self.kind, self.version, Fields.read(field_collection, self.ranged))
 
 
 class CreatorV3(CreatorV2):
+    ranged = False
+
     def create_plugin(  # type: ignore[override]
-        self, name: str, collection: PluginFieldCollection, phase: str
+        self, name: str, field_collection: PluginFieldCollection, phase: Any
     ) -> Plugin | None:
-        assert phase == BUILD
-        return super().create_plugin(name, collection)
+        assert phase is BUILD
+        return super().create_plugin(name, field_collection)
 
 
 class RegistryV2:
@@ -372,8 +490,10 @@ class RegistryV2:
             if kind != missing
         }
 
-    def get_plugin_creator(self, name: str, version: str, namespace: str) -> CreatorV2 | None:
-        return self._creators.get((name, version, namespace))
+    def get_plugin_creator(
+        self, type: str, version: str, plugin_namespace: str = ""
+    ) -> CreatorV2 | None:
+        return self._creators.get((type, version, plugin_namespace))
 
 
 class RegistryV3:
@@ -388,6 +508,7 @@ class Network:
     """What both generations have. `full` is the kind of layer that cannot be added any more."""
 
     layer: type[Layer] = Layer
+    tensor: type[Tensor] = Tensor
 
     def __init__(self, full: str = "") -> None:
         self.full = full
@@ -398,7 +519,7 @@ class Network:
     def add_input(self, name: str, dtype: DataType, shape: tuple[int, ...]) -> Tensor | None:
         if self.full == "Input":
             return None
-        self.inputs.append(Tensor(name, dtype, shape))
+        self.inputs.append(self.tensor(name, dtype, tuple(shape)))
         return self.inputs[-1]
 
     def mark_output(self, tensor: Tensor) -> None:
@@ -408,21 +529,27 @@ class Network:
         assert shape == weights.shape
         pointer = Pointer(weights)
         output = Spec(DataType[PluginFieldType(weights.dtype).name])
-        return self._add("Constant", [], [(output.dtype, shape)], lambda: [pointer.read()])
-
-    def add_gather(self, data: Tensor, indices: Tensor, axis: int) -> Layer | None:
-        assert indices.dtype is INT32
-        shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
         return self._add(
-            "Gather", [data, indices], [(data.dtype, shape)], lambda x, i: [np.take(x, i, axis)]
+            "Constant",
+            [],
+            [(output.dtype, shape)],
+            lambda: [pointer.read()],
+            arguments={"value": pointer},
         )
 
-    def add_shuffle(self, tensor: Tensor) -> Layer | None:
-        outputs = [(tensor.dtype, tensor.shape)]
-        return self._add("Shuffle", [tensor], outputs, lambda x: [x], kind_of=Shuffle)
+    def add_gather(self, input: Tensor, indices: Tensor, axis: int) -> Layer | None:
+        assert indices.dtype is INT32
+        shape = (*input.shape[:axis], *indices.shape, *input.shape[axis + 1 :])
+        outputs = [(input.dtype, shape)]
+        arguments = {"axis": axis}
+        return self._add("Gather", [input, indices], outputs, _take(axis), arguments=arguments)
 
-    def add_identity(self, tensor: Tensor) -> Layer | None:
-        return self._add("Identity", [tensor], [(tensor.dtype, tensor.shape)], lambda x: [x])
+    def add_shuffle(self, input: Tensor) -> Layer | None:
+        outputs = [(input.dtype, input.shape)]
+        return self._add("Shuffle", [input], outputs, lambda x: [x], kind_of=Shuffle)
+
+    def add_identity(self, input: Tensor) -> Layer | None:
+        return self._add("Identity", [input], [(input.dtype, input.shape)], lambda x: [x])
 
     def _cast(self, tensor: Tensor, dtype: DataType) -> Layer | None:
         return self._add("Cast", [tensor], [(dtype, tensor.shape)], lambda x: [x])
@@ -442,18 +569,22 @@ class Network:
         run: Run,
         fields: dict[str, Numbers] | None = None,
         kind_of: type[Layer] | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> Layer | None:
         if kind == self.full:
             return None
-        made = [Tensor("", dtype, shape) for dtype, shape in outputs]
-        self.layers.append((kind_of or self.layer)(kind, inputs, made, run, fields or {}))
-        return self.layers[-1]
+        made = [self.tensor("", dtype, shape) for dtype, shape in outputs]
+        layer = (kind_of or self.layer)(kind, inputs, made, run, fields or {})
+        layer.arguments.update(arguments or {})
+        self.layers.append(layer)
+        return layer
 
 
 class NetworkOfIxrt(Network):
     """Generation 2 without casts."""
 
     layer = WeaklyTypedLayer
+    tensor = WeaklyTypedTensor
 
     def add_plugin_v2(self, inputs: list[Tensor], plugin: Plugin) -> Layer | None:
         return self._plugin(inputs, plugin)
@@ -462,15 +593,15 @@ class NetworkOfIxrt(Network):
 class NetworkV2(NetworkOfIxrt):
     """TensorRT 8.6's."""
 
-    def add_cast(self, tensor: Tensor, dtype: DataType) -> Layer | None:
-        return self._cast(tensor, dtype)
+    def add_cast(self, input: Tensor, to_type: DataType) -> Layer | None:
+        return self._cast(input, to_type)
 
 
 class NetworkV3(Network):
     """TensorRT 10's and 11's, strongly typed."""
 
-    def add_cast(self, tensor: Tensor, dtype: DataType) -> Layer | None:
-        return self._cast(tensor, dtype)
+    def add_cast(self, input: Tensor, to_type: DataType) -> Layer | None:
+        return self._cast(input, to_type)
 
     def add_plugin_v3(
         self, inputs: list[Tensor], shape_inputs: list[Tensor], plugin: Plugin
@@ -489,15 +620,85 @@ _BOTH = {
     "PluginFieldType": PluginFieldType,
 }
 TENSORRT_V2 = SimpleNamespace(**_BOTH)
-TENSORRT_V3 = SimpleNamespace(
-    **_BOTH, IPluginCreatorV3One=CreatorV3, TensorRTPhase=SimpleNamespace(BUILD=BUILD)
-)
+TENSORRT_V3 = SimpleNamespace(**_BOTH, IPluginCreatorV3One=CreatorV3, TensorRTPhase=TensorRTPhase)
+
+
+@dataclass(frozen=True)
+class FrozenLayer:
+    kind: str
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+    types: list[DataType]
+    fields: dict[str, Numbers]
+    arguments: dict[str, Any]
+    scales: tuple[list[float | None], list[float | None]]
+
+    @property
+    def run(self) -> Run:
+        inputs, outputs = self.scales
+        ranged = any(scale is not None for scale in inputs + outputs)
+        return scaled(run_of(self.kind, self.fields, self.arguments, ranged), inputs, outputs)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network as data, which can be pickled: its tensors are numbers, the inputs' first."""
+
+    inputs: list[str]
+    outputs: list[tuple[str, int]]
+    layers: list[FrozenLayer]
+
+    def evaluate(self, inputs: Mapping[str, Numbers]) -> dict[str, Numbers]:
+        values = {i: inputs[name] for i, name in enumerate(self.inputs)}
+        for layer in self.layers:
+            results = layer.run(*(values[i] for i in layer.inputs))
+            values.update(zip(layer.outputs, results, strict=True))
+        return {name: values[i] for name, i in self.outputs}
+
+
+def scales_of(layer: Layer) -> tuple[list[float | None], list[float | None]]:
+    """Of its inputs and outputs, as their dynamic ranges give them."""
+    return (
+        [getattr(tensor, "scale", None) for tensor in layer.inputs],
+        [getattr(tensor, "scale", None) for tensor in layer.outputs],
+    )
+
+
+def freeze(network: Network) -> Frozen:
+    """Reads the constants, which have to be in memory still, as a builder does."""
+    numbers = {tensor: i for i, tensor in enumerate(network.inputs)}
+
+    def number(tensor: Tensor) -> int:
+        return numbers.setdefault(tensor, len(numbers))
+
+    def stored(value: Any) -> Any:
+        return value.read() if isinstance(value, Pointer) else value
+
+    return Frozen(
+        [tensor.name for tensor in network.inputs],
+        [(tensor.name, number(tensor)) for tensor in network.outputs],
+        [
+            FrozenLayer(
+                layer.kind,
+                layer.name,
+                [number(tensor) for tensor in layer.inputs],
+                [number(tensor) for tensor in layer.outputs],
+                [tensor.dtype for tensor in layer.outputs],
+                dict(layer.fields),
+                {name: stored(value) for name, value in layer.arguments.items()},
+                scales_of(layer),
+            )
+            for layer in network.layers
+        ],
+    )
 
 
 def evaluate(network: Network, inputs: Mapping[str, Numbers]) -> dict[str, Numbers]:
     """The outputs by name; tensors are told apart by what they are, not by their names."""
     values = {tensor: inputs[tensor.name] for tensor in network.inputs}
     for layer in network.layers:
-        results = layer.run(*(values[tensor] for tensor in layer.inputs))
+        run = scaled(layer.run, *scales_of(layer))
+        results = run(*(values[tensor] for tensor in layer.inputs))
         values.update(zip(layer.outputs, results, strict=True))
     return {tensor.name: values[tensor] for tensor in network.outputs}

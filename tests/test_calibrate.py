@@ -22,7 +22,15 @@ from harness.batches import assemble
 from harness.calibrate import Method, _Largest, calibrate, center, find_centers
 from harness.errors import UserError
 from harness.graph import build_graph, save_graph
-from harness.scales import FP8_MAX, INT8_MAX, check_scales, save_scales, to_scale
+from harness.scales import (
+    FP8_MAX,
+    INT8_MAX,
+    Scales,
+    check_outputs,
+    check_scales,
+    save_scales,
+    to_scale,
+)
 from harness.weights import Weights
 from harness.windows import Windows
 
@@ -46,6 +54,18 @@ TENSORS = {
             "ffn.inner": "ffn.gelu",
         }.items()
     },
+}
+
+OUTPUTS = {
+    **{
+        f"layer.{i}.{linear}": f"layer.{i}.{linear}.matmul"
+        for i in range(2)
+        for linear in (
+            *(f"attention.{part}" for part in ("query", "key", "value", "output")),
+            *("ffn.in", "ffn.out"),
+        )
+    },
+    **{f"layer.{i}.attention.scores": f"layer.{i}.attention.scaled" for i in range(2)},
 }
 
 
@@ -107,7 +127,12 @@ def largest_of(calibrator: Any) -> dict[str, float]:
     for row in range(len(WINDOWS)):
         calibrator.collect_data(Reader([row]))
     found = calibrator.compute_data()
-    return {name: np.abs(found[tensor].range_value).max() for name, tensor in TENSORS.items()}
+    named = {**TENSORS, **OUTPUTS}
+    return {name: np.abs(found[tensor].range_value).max() for name, tensor in named.items()}
+
+
+def int8_scales(scales: Scales) -> dict[str, np.float32]:
+    return {**scales.activations, **scales.outputs}
 
 
 def scale_of(amax: float, largest: float) -> np.float32:
@@ -121,10 +146,12 @@ def test_largest_magnitudes_are_those_of_onnxruntime(
     scales = calibrate(graph, WINDOWS, weights, ARCHITECTURE, Method(100))
     oracle = largest_of(MinMaxCalibrater(graph, augmented_model_path=str(tmp_path / "a.onnx")))
     assert set(scales.activations) == set(scales.fp8_activations) == set(TENSORS)
+    assert set(scales.outputs) == set(OUTPUTS)
     for name, amax in oracle.items():
         assert amax > 0.1
-        np.testing.assert_allclose(scales.activations[name], amax / INT8_MAX, rtol=1e-3)
-        np.testing.assert_allclose(scales.fp8_activations[name], amax / FP8_MAX, rtol=1e-3)
+        np.testing.assert_allclose(int8_scales(scales)[name], amax / INT8_MAX, rtol=1e-3)
+    for name in TENSORS:
+        np.testing.assert_allclose(scales.fp8_activations[name], oracle[name] / FP8_MAX, rtol=1e-3)
 
 
 def test_percentiles_are_those_of_onnxruntime(
@@ -133,25 +160,30 @@ def test_percentiles_are_those_of_onnxruntime(
     percentile = 99.0
     scales = calibrate(graph, WINDOWS, weights, ARCHITECTURE, Method(percentile))
     everything = calibrate(graph, WINDOWS, weights, ARCHITECTURE, Method(100))
-    oracle = largest_of(
-        PercentileCalibrater(
-            graph,
-            augmented_model_path=str(tmp_path / "a.onnx"),
-            symmetric=True,
-            num_bins=4096,
-            percentile=percentile,
+    # Ten times as many outputs lie beyond their range.
+    oracles_of = {
+        p: largest_of(
+            PercentileCalibrater(
+                graph,
+                augmented_model_path=str(tmp_path / "a.onnx"),
+                symmetric=True,
+                num_bins=4096,
+                percentile=p,
+            )
         )
-    )
+        for p in (99.0, 90.0)
+    }
+    oracle = {n: amax for n, amax in oracles_of[99.0].items() if n not in OUTPUTS}
+    oracle |= {n: amax for n, amax in oracles_of[90.0].items() if n in OUTPUTS}
     clipped = 0
+    found, unclipped = int8_scales(scales), int8_scales(everything)
     for name, amax in oracle.items():
-        if name.endswith("probabilities"):
-            assert scales.activations[name] == everything.activations[name]
+        if name.endswith(("probabilities", "scores")):
+            assert found[name] == unclipped[name]
         else:
             # It answers with the edge of a bin; some are empty here, between two magnitudes.
-            np.testing.assert_allclose(
-                scales.activations[name] * INT8_MAX, amax, rtol=0.02, err_msg=name
-            )
-            clipped += scales.activations[name] < 0.9 * everything.activations[name]
+            np.testing.assert_allclose(found[name] * INT8_MAX, amax, rtol=0.02, err_msg=name)
+            clipped += found[name] < 0.9 * unclipped[name]
     assert clipped > 4
     assert scales.fp8_activations == everything.fp8_activations
 
@@ -175,6 +207,7 @@ def test_kept_magnitudes_are_the_largest(parts: list[list[float]], count: int) -
 def test_weights_have_a_scale_for_each_output(graph: Path, weights: Weights) -> None:
     scales = calibrate(graph, WINDOWS, weights, ARCHITECTURE, Method())
     check_scales(scales, weights, ARCHITECTURE)
+    check_outputs(scales, ARCHITECTURE)
     linears = {n.removesuffix(".weight") for n in weights if n.endswith(".weight")}
     assert set(scales.weights) == set(scales.fp8_weights) == linears
     for linear in linears:
@@ -199,8 +232,8 @@ def test_every_window_counts(graph: Path, weights: Weights) -> None:
         calibrate(graph, windows_of_row(row), weights, ARCHITECTURE, Method(100))
         for row in range(len(WINDOWS))
     ]
-    for name, scale in all_of_them.activations.items():
-        assert scale == max(scales.activations[name] for scales in single)
+    for name, scale in int8_scales(all_of_them).items():
+        assert scale == max(int8_scales(scales)[name] for scales in single)
     # No one window has all the largest magnitudes.
     assert all(scales.activations != all_of_them.activations for scales in single)
 
@@ -232,6 +265,14 @@ def test_centered_weights_are_the_same_function(graph: Path, weights: Weights) -
         found = oracles.bert_logits(centered, ARCHITECTURE, *given_ids)
         # Betas and biases are rounded to float32; everything else here is float64.
         np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_centers_of_another_model_are_an_error(graph: Path, weights: Weights) -> None:
+    centers = find_centers(graph, WINDOWS, ARCHITECTURE)
+    short = {**centers, "layer.1.ffn.norm": centers["layer.1.ffn.norm"][:-1]}
+    for wrong, message in ((short, r"norm has a center \(63,\)"), ({}, "norm is missing")):
+        with pytest.raises(UserError, match=f"{message}.*; run `make scales` again"):
+            center(weights, ARCHITECTURE, wrong)
 
 
 def test_centered_hidden_states_reach_as_far_to_both_sides(

@@ -15,7 +15,7 @@ from test_weights import TINY, assert_same, hugging_face_name, random_weights
 
 from harness.errors import UserError
 from harness.qat import read_qat
-from harness.scales import gemm_inputs, read_scales, save_scales
+from harness.scales import check_outputs, check_scales, gemm_inputs, read_scales, save_scales
 from harness.weights import Weights
 
 State = dict[str, npt.NDArray[Any]]
@@ -41,24 +41,23 @@ QUANTIZED_WEIGHTS = {
     "fc1.weight_quant": ["ffn.in"],
     "fc2.weight_quant": ["ffn.out"],
 }
-# Upstream's builder reads the first five, its training code registers all.
-WITHOUT_A_PLACE = [
-    "self_attn.qkv_proj.output_quant",
-    "self_attn.out_proj.output_quant",
-    "self_attn.softmax_in_quant",
-    "fc1.output_quant",
-    "fc2_out_quant",
-    "fc2.output_quant",
-    "self_attn.qkv_add_bias_quant",
-]
+QUANTIZED_OUTPUTS = {
+    "self_attn.qkv_proj.output_quant": ["attention.query", "attention.key", "attention.value"],
+    "self_attn.softmax_in_quant": ["attention.scores"],
+    "self_attn.out_proj.output_quant": ["attention.output"],
+    "fc1.output_quant": ["ffn.in"],
+    "fc2_out_quant": ["ffn.out"],
+}
+# Upstream's training code registers these, its builder does not read them.
+WITHOUT_A_PLACE = ["fc2.output_quant", "self_attn.qkv_add_bias_quant"]
 AMAX = "clip.clip_value_max"
 LAYER = "bert.encoder.layer"
 
 
 def required(
     weights: Weights, layers: int = TINY.layers
-) -> tuple[State, dict[str, float], dict[str, float]]:
-    """The tensors that a checkpoint must hold, and the amax of each activation and linear.
+) -> tuple[State, dict[str, float], dict[str, float], dict[str, float]]:
+    """The tensors that a checkpoint must hold, and the amax of each activation, linear, output.
 
     No two quantizers have the same amax. Half of them are tensors without an axis, as torch
     saves a scalar parameter, the others have one axis.
@@ -70,6 +69,8 @@ def required(
     }
     activations: dict[str, float] = {}
     linears: dict[str, float] = {}
+    outputs: dict[str, float] = {}
+    count = 0
     for i in range(layers):
         for module, name in MODULES.items():
             parts = ("gamma", "beta") if name.endswith("norm") else ("weight", "bias")
@@ -82,14 +83,18 @@ def required(
                     for name in ("query", "key", "value")
                 ]
             )
-        for group, amaxes in ((QUANTIZED, activations), (QUANTIZED_WEIGHTS, linears)):
+        for group, amaxes in (
+            (QUANTIZED, activations),
+            (QUANTIZED_WEIGHTS, linears),
+            (QUANTIZED_OUTPUTS, outputs),
+        ):
             for quantizer, names in group.items():
-                count = len(activations) + len(linears)
+                count += 1
                 amax = 0.3 + 0.1 * count
                 shape = () if count % 2 else (1,)
                 state[f"{LAYER}.{i}.{quantizer}.{AMAX}"] = np.full(shape, amax, np.float32)
                 amaxes.update({f"layer.{i}.{name}": amax for name in names})
-    return state, activations, linears
+    return state, activations, linears, outputs
 
 
 def ignored(state: State) -> State:
@@ -138,7 +143,7 @@ def refused(state: State, path: Path, *words: str, **architecture: int) -> None:
 @pytest.mark.parametrize("everything", [False, True])
 def test_round_trip(tmp_path: Path, everything: bool) -> None:
     expected = random_weights()
-    state, activations, linears = required(expected)
+    state, activations, linears, outputs = required(expected)
     amaxes = [float(array.item()) for key, array in state.items() if key.endswith(AMAX)]
     assert len(set(amaxes)) == len(amaxes), "a mix-up would go unseen"
     if everything:
@@ -146,9 +151,8 @@ def test_round_trip(tmp_path: Path, everything: bool) -> None:
     weights, scales = read_qat(save(state, tmp_path / "qat.bin"), TINY)
 
     assert_same(weights, expected)
-    assert scales.activations == {
-        n: np.float32(np.float16(a / 127)) for n, a in activations.items()
-    }
+    for found, amaxes_of in ((scales.activations, activations), (scales.outputs, outputs)):
+        assert found == {n: np.float32(np.float16(a / 127)) for n, a in amaxes_of.items()}
     assert scales.weights.keys() == linears.keys()
     for name, amax in linears.items():
         rows = expected[f"{name}.weight"].shape[0]
@@ -157,20 +161,25 @@ def test_round_trip(tmp_path: Path, everything: bool) -> None:
     assert linears.keys() == inputs.keys() - {"qa"}
     assert {inputs[name] for name in linears} <= activations.keys()
     assert not scales.fp8_activations and not scales.fp8_weights
+    check_scales(scales, weights, TINY)
+    check_outputs(scales, TINY)
 
     save_scales(scales, tmp_path / "scales.safetensors")
     again = read_scales(tmp_path / "scales.safetensors")
     assert again.activations == scales.activations and again.origin == scales.origin
+    assert again.outputs == scales.outputs
 
 
 def test_every_tensor_is_needed(tmp_path: Path) -> None:
-    state, _, _ = required(random_weights())
+    state, *_ = required(random_weights())
     for key in state:
         rest = {name: array for name, array in state.items() if name != key}
         refused(rest, tmp_path / "qat.bin", f"lacks {key}")
 
 
-@pytest.mark.parametrize("quantizer", ["fc2.input_quant", "self_attn.qkv_proj.weight_quant"])
+@pytest.mark.parametrize(
+    "quantizer", ["fc2.input_quant", "self_attn.qkv_proj.weight_quant", "fc2_out_quant"]
+)
 @pytest.mark.parametrize(
     "amax",
     [
@@ -187,7 +196,7 @@ def test_every_tensor_is_needed(tmp_path: Path) -> None:
 def test_an_amax_is_one_positive_number(
     tmp_path: Path, quantizer: str, amax: npt.NDArray[Any]
 ) -> None:
-    state, _, _ = required(random_weights())
+    state, *_ = required(random_weights())
     state[f"{LAYER}.1.{quantizer}.{AMAX}"] = amax
     refused(state, tmp_path / "qat.bin", f"layer.1.{quantizer}")
 
@@ -230,14 +239,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_does_not_belong_is_named(tmp_path: Path, change: str) -> None:
-    state, _, _ = required(random_weights())
+    state, *_ = required(random_weights())
     make, named = CHANGES[change]
     make(state)
     refused(state, tmp_path / "qat.bin", named)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    state, _, _ = required(random_weights())
+    state, *_ = required(random_weights())
     path = tmp_path / "qat.bin"
     refused(state, path, "layer.1.", "1 layers", layers=1)
     refused(state, path, "lacks bert.encoder.layer.2.", layers=3)

@@ -24,8 +24,10 @@ from harness.scales import (
     FP8_MAX,
     INT8_MAX,
     Scales,
+    check_outputs,
     check_scales,
     gemm_inputs,
+    output_names,
     quantize_weight,
     read_scales,
     save_scales,
@@ -39,15 +41,24 @@ WEIGHTS = random_weights(ARCHITECTURE)
 SCALES = fitting_scales(WEIGHTS, ARCHITECTURE)
 SMALLEST = Fraction(1, 2**14)  # float16's smallest normal number
 LARGEST = st.sampled_from([INT8_MAX, FP8_MAX])
+GROUPS = ("activations", "weights", "fp8_activations", "fp8_weights", "centers", "outputs")
 
 
 def full() -> Scales:
-    """Scales with something in every group."""
+    """Scales with everything in every group."""
+    attention = ("queries", "keys", "values", "probabilities")
+    names = (f"layer.{i}.attention.{name}" for i in range(2) for name in attention)
     return replace(
         SCALES,
-        fp8_activations={"qa.input": np.float32(0.25)},
-        fp8_weights={"qa": np.asarray([0.5, 2**-14], np.float32)},
-        centers={"embeddings.norm": np.linspace(-1, 1, 64, dtype=np.float32)},
+        activations={**SCALES.activations, **dict.fromkeys(names, np.float32(0.125))},
+        fp8_activations={n: s * np.float32(0.25) for n, s in SCALES.activations.items()},
+        fp8_weights={n: s * np.float32(0.25) for n, s in SCALES.weights.items()},
+        centers={
+            name.removesuffix(".beta"): np.linspace(-1, 1, 64, dtype=np.float32)
+            for name in WEIGHTS
+            if name.endswith(".beta")
+        },
+        outputs={n: np.float32(0.5 + i) for i, n in enumerate(output_names(ARCHITECTURE))},
         origin={"method": {"percentile": 99.9}, "text": "Sätze \u2028", "windows": 7},
     )
 
@@ -136,13 +147,27 @@ def test_scales_come_back_bit_by_bit(tmp_path: Path) -> None:
     save_scales(full(), path)
     again = read_scales(path)
     assert again.origin == full().origin
-    for group in ("activations", "weights", "fp8_activations", "fp8_weights", "centers"):
+    for group in GROUPS:
         written, found = getattr(full(), group), getattr(again, group)
         assert written and written.keys() == found.keys()
         for name, value in written.items():
             assert np.asarray(found[name]).dtype == np.float32
             assert np.asarray(found[name]).tobytes() == np.asarray(value).tobytes()
             assert np.shape(found[name]) == np.shape(value)
+
+
+def test_files_without_outputs_are_read(tmp_path: Path) -> None:
+    path, older = tmp_path / "scales.safetensors", replace(full(), outputs={})
+    save_scales(full(), path)
+    tensors = safetensors.numpy.load_file(path)
+    save_scales(older, path)
+    # All else is the same file.
+    left = safetensors.numpy.load_file(path)
+    assert left.keys() == {name for name in tensors if not name.startswith("output.")}
+    assert all(left[name].tobytes() == tensors[name].tobytes() for name in left)
+    again = read_scales(path)
+    assert again.outputs == {} and again.activations == older.activations
+    check_scales(again, WEIGHTS, ARCHITECTURE)
 
 
 SAVE = """
@@ -176,20 +201,42 @@ def test_same_scales_give_the_same_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() != first
 
 
+def test_outputs_are_of_what_a_layer_quantizes() -> None:
+    assert set(output_names(ARCHITECTURE)) == {
+        f"layer.{i}.{name}"
+        for i in range(2)
+        for name in (
+            *(f"attention.{n}" for n in ("query", "key", "value", "scores", "output")),
+            *("ffn.in", "ffn.out"),
+        )
+    }
+
+
 def test_sound_scales_pass() -> None:
     check_scales(SCALES, WEIGHTS, ARCHITECTURE)
     check_scales(full(), WEIGHTS, ARCHITECTURE)
+    check_outputs(full(), ARCHITECTURE)
     # The QA head may stay in float.
     check_scales(fitting_scales(WEIGHTS, ARCHITECTURE, qa=False), WEIGHTS, ARCHITECTURE)
+    weights = {n: s for n, s in full().fp8_weights.items() if n != "qa"}
+    check_scales(replace(full(), fp8_weights=weights), WEIGHTS, ARCHITECTURE)
+    # What not every source has.
+    for groups in (("fp8_activations", "fp8_weights"), ("centers",), ("outputs",)):
+        check_scales(replace(full(), **{name: {} for name in groups}), WEIGHTS, ARCHITECTURE)
+
+
+def test_outputs_may_be_needed() -> None:
+    with pytest.raises(UserError, match=r"TensorRT 8\.6 and ixRT needs; run `make scales` again"):
+        check_outputs(replace(full(), outputs={}), ARCHITECTURE)
 
 
 def without(group: str, name: str) -> Scales:
-    left = {key: value for key, value in getattr(SCALES, group).items() if key != name}
-    return replace(SCALES, **{group: left})
+    left = {key: value for key, value in getattr(full(), group).items() if key != name}
+    return replace(full(), **{group: left})
 
 
 def with_value(group: str, name: str, value: Any) -> Scales:
-    return replace(SCALES, **{group: {**getattr(SCALES, group), name: value}})
+    return replace(full(), **{group: {**getattr(full(), group), name: value}})
 
 
 @pytest.mark.parametrize(
@@ -204,8 +251,18 @@ def with_value(group: str, name: str, value: Any) -> Scales:
         (with_value("weights", "qa", np.asarray([1, np.nan], np.float32)), "qa is not positive"),
         (with_value("activations", "qa.input", np.float32(-1)), "qa.input is not positive"),
         (with_value("activations", "qa.input", np.float32(np.inf)), "qa.input is not positive"),
+        (without("fp8_activations", "layer.1.ffn.inner"), "FP8 scales of layer.1.ffn.out are miss"),
+        (without("fp8_weights", "layer.0.ffn.in"), "FP8 scales of layer.0.ffn.in are missing"),
+        (with_value("fp8_weights", "qa", np.ones((2, 1), np.float32)), r"qa has FP8 .*\(2, 1\)"),
         (with_value("fp8_weights", "qa", np.zeros(2, np.float32)), "qa is not positive"),
         (with_value("fp8_activations", "x", np.float32(0)), "x is not positive"),
+        (without("centers", "layer.1.ffn.norm"), "center of layer.1.ffn.norm is missing"),
+        (with_value("centers", "embeddings.norm", np.ones(63)), r"norm has a center \(63,\)"),
+        (with_value("centers", "embeddings.norm", np.full(64, np.inf)), "norm is not finite"),
+        (without("outputs", "layer.1.ffn.out"), "none of what layer.1.ffn.out returns"),
+        (without("outputs", "layer.0.attention.scores"), "none of what layer.0.attention.scores"),
+        (without("activations", "layer.0.attention.keys"), "none of what layer.0.attention.keys"),
+        (with_value("outputs", "layer.0.ffn.in", np.float32(np.nan)), "ffn.in is not positive"),
     ],
 )
 def test_unsound_scales_are_an_error(scales: Scales, message: str) -> None:
@@ -228,6 +285,7 @@ ONE = np.ones((), np.float32)
         ({"activation.x": ONE.astype(np.float16)}, METADATA, "which is no scale"),
         ({"activation.x": ONE.reshape(1)}, METADATA, "which is no scale"),
         ({"fp8_activation.x": ONE.reshape(1)}, METADATA, "which is no scale"),
+        ({"output.x": ONE.reshape(1)}, METADATA, "which is no scale"),
         ({"weight.x": ONE}, METADATA, "which is no scale"),
         ({"fp8_weight.x": ONE}, METADATA, "which is no scale"),
         ({"weight.x": ONE.reshape(1, 1)}, METADATA, "which is no scale"),

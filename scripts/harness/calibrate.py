@@ -37,9 +37,23 @@ from .errors import UserError
 from .files import sha256_bytes
 from .graph import build_graph, save_graph
 from .measure import progress
-from .scales import FP8_MAX, INT8_MAX, Scales, gemm_inputs, to_scale, weight_scales
+from .scales import (
+    FP8_MAX,
+    INT8_MAX,
+    Scales,
+    check_centers,
+    gemm_inputs,
+    output_names,
+    to_scale,
+    weight_scales,
+)
 from .weights import Architecture, Array, Weights
 from .windows import Windows
+
+# How many times as many of a linear's outputs may lie beyond their range. A few of
+# ffn.out's are fifty times as large as all the rest, which such a range would round to a step or
+# two; the layer norm behind it makes little of what is cut off.
+_OUTPUTS_BEYOND = 10
 
 # A layer norm's name to the middle of each channel of its output, float32 (hidden,).
 Centers = dict[str, Array]
@@ -99,8 +113,9 @@ def center(weights: Weights, architecture: Architecture, centers: Centers) -> We
 
     A layer norm's output feeds linears, W h + b = W (h - c) + (b + W c), and a residual, to which
     the bias of the linear before the sum adds c. Only betas and biases change; sums are made in
-    float64. `weights` itself stays as it is.
+    float64. `weights` itself stays as it is. Raises UserError for centers of another model.
     """
+    check_centers(centers, weights)
     linears: dict[str, list[str]] = {}
     for linear, activation in gemm_inputs(architecture).items():
         linears.setdefault(activation, []).append(linear)
@@ -133,29 +148,34 @@ def calibrate(
     """INT8 and E4M3 scales of `weights`, of which `onnx_file` is `graph.build_graph`'s FP32 graph.
 
     Every token of `windows` counts once and no padding does: windows run one by one. The same
-    inputs give the same scales. Softmax outputs and E4M3, whose relative precision hardly depends
-    on the range, take the largest magnitude whatever the method. Raises UserError for no windows
-    and for a graph that cannot run, lacks a tensor or computes NaN or infinity.
+    inputs give the same scales. Softmax's inputs and outputs and E4M3, whose relative precision
+    hardly depends on the range, take the largest magnitude whatever the method. Raises UserError
+    for no windows and for a graph that cannot run, lacks a tensor or computes NaN or infinity.
     """
-    tensors = _tensors(architecture)
+    activations, results = _tensors(architecture), _output_tensors(architecture)
+    tensors = activations | results
     tokens = int(windows.lengths.sum())
     largest: dict[str, _Largest] = {}
     for outputs in _activations(onnx_file, windows, list(dict.fromkeys(tensors.values()))):
         for name, tensor in tensors.items():
             output = outputs[tensor]
             if name not in largest:
-                # A softmax output is at most 1, and the largest are what attention is about.
-                above = 0 if _is_softmax(name) else _rank(tokens * output.shape[-1], method)
+                # The largest scores and probabilities are what attention is about.
+                times = _OUTPUTS_BEYOND if name in results else 1
+                size = tokens * output.shape[-1]
+                above = 0 if _is_softmax(name) else _rank(size, method, times)
                 largest[name] = _Largest(above + 1)
             largest[name].add(output)
+    int8 = {n: np.float32(to_scale(kept.least, INT8_MAX)) for n, kept in largest.items()}
     linears = list(gemm_inputs(architecture))
     return Scales(
-        activations={n: np.float32(to_scale(kept.least, INT8_MAX)) for n, kept in largest.items()},
+        activations={n: int8[n] for n in activations},
         weights={n: weight_scales(weights[f"{n}.weight"], INT8_MAX) for n in linears},
         fp8_activations={
-            n: np.float32(to_scale(kept.greatest, FP8_MAX)) for n, kept in largest.items()
+            n: np.float32(to_scale(largest[n].greatest, FP8_MAX)) for n in activations
         },
         fp8_weights={n: weight_scales(weights[f"{n}.weight"], FP8_MAX) for n in linears},
+        outputs={n: int8[n] for n in results},
         origin={
             "method": asdict(method),
             "windows": len(windows),
@@ -190,13 +210,24 @@ def _tensors(architecture: Architecture) -> dict[str, str]:
     return tensors
 
 
-def _is_softmax(activation: str) -> bool:
-    return activation.endswith(".probabilities")
+def _output_tensors(architecture: Architecture) -> dict[str, str]:
+    """Every output that has a scale, and the graph's tensor that holds it."""
+    return {
+        name: f"{name.removesuffix('.scores')}.scaled"
+        if name.endswith(".scores")
+        else f"{name}.matmul"
+        for name in output_names(architecture)
+    }
 
 
-def _rank(size: int, method: Method) -> int:
-    """How many of `size` magnitudes lie above the percentile."""
-    return min(round(size * (100 - method.percentile) / 100), size - 1)
+def _is_softmax(name: str) -> bool:
+    """Whether softmax takes or returns it."""
+    return name.endswith((".scores", ".probabilities"))
+
+
+def _rank(size: int, method: Method, times: int) -> int:
+    """`times` as many as lie above the percentile of `size` magnitudes."""
+    return min(round(times * size * (100 - method.percentile) / 100), size - 1)
 
 
 class _Largest:

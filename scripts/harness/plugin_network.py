@@ -16,6 +16,14 @@ float:
     int8 ─ FC qkv ─ half ─ QKVToContext ─ int8 ─ FC output ─ half ─ SkipLayerNorm ─ int8
     int8 ─ FC in ─ half ─ Gelu ─ int8 ─ FC out ─ half ─ SkipLayerNorm ─ int8
 
+INT8 in generation 2: a plugin that takes INT8 returns INT8, and each such tensor has a dynamic
+range. Fields are only those that upstream's plugins know as well, so either library will do:
+
+    int8 ─ FC qkv ─ int8 ─ QKVToContext ─ int8 ─ FC output ─ int8 ─ SkipLayerNorm ─ int8
+    int8 ─ FC in ─ int8 ─ Gelu ─ int8 ─ FC out ─ int8 ─ SkipLayerNorm ─ int8
+
+A weight then has a single scale, the largest of its channels'.
+
 As upstream has it, the biases before a layer norm and a GELU are that plugin's. They are added to
 floats there, so sums that are half hold no bias.
 
@@ -31,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UserError
-from .scales import Scales, check_scales, quantize_weight
+from .scales import INT8_MAX, Scales, check_outputs, check_scales, quantize_weight
 from .tensorrt_api import Api, DataType, Layer, Network, Registry, Tensor, TensorRT
 from .weights import QA_OUTPUTS, Architecture, Array, Weights, check_weights
 
@@ -46,9 +54,11 @@ _GELU = 3
 _PARTS = ("query", "key", "value")
 # A network refers to its constants' memory until an engine is built; as globals they outlive it.
 _INDICES = [np.asarray([index], np.int32) for index in range(QA_OUTPUTS)]
-# The INT8 attention plugin wants ranges for queries, keys and values, scores and probabilities,
-# and quantizes none of them.
+# The INT8 attention plugin wants ranges for queries, keys and values, scores and probabilities.
+# In generation 3 there is this project's alone, which quantizes none of them.
 _UNUSED_RANGES = np.ones(3, np.float32)
+# A mask is not quantized, but a builder wants a range of every INT8 tensor. It is upstream's.
+_MASK_RANGE = 1.0
 
 Field = int | npt.NDArray[Any] | np.float32
 Fields = dict[str, Field]
@@ -71,12 +81,12 @@ def add_bert(
     Inputs `input_ids`, `segment_ids`, `input_mask` int32 (batch, seq), outputs `start_logits`,
     `end_logits` float32 (batch, seq); both axes are dynamic, so the caller adds a profile.
     `registry` has loaded the plugin library built for `api`. The network of generation 2 wants
-    EXPLICIT_BATCH and its builder FP16, that of generation 3 wants to be STRONGLY_TYPED.
-    `weights` are those that `scales` belong to, centered where these have centers.
+    EXPLICIT_BATCH and its builder FP16, with `scales` INT8 too; that of generation 3 wants to be
+    STRONGLY_TYPED. `weights` are those that `scales` belong to, centered where these have centers.
 
-    Raises UserError for weights and scales that do not fit the architecture, for a model that the
-    plugins cannot run, for INT8 in generation 2, for a plugin that is not registered or refuses
-    its fields, and for a layer that the network refuses.
+    Raises UserError for weights and scales that do not fit the architecture, for scales without
+    outputs in generation 2, for a model that the plugins cannot run, for a plugin that is not
+    registered or refuses its fields, and for a layer that the network refuses.
     """
     check_weights(weights, architecture, qa_head=True)
     if architecture.layer_norm_eps != LAYER_NORM_EPS:
@@ -85,14 +95,9 @@ def add_bert(
             f"{architecture.layer_norm_eps:g}; build its engine from the ONNX graph"
         )
     if scales is not None:
-        if api == 2:
-            # There, an INT8 plugin's output is INT8, and its scale the tensor's dynamic range.
-            raise UserError(
-                "INT8 plugins of TensorRT 8.6 and ixRT return INT8, but the scales hold no range "
-                "of what attention.{query,key,value}, attention.output, ffn.in and ffn.out "
-                "return; use PRECISION=fp16, or TensorRT 10 or later"
-            )
         check_scales(scales, weights, architecture)
+        if api == 2:
+            check_outputs(scales, architecture)
     model = _Model(network, trt, registry, weights, architecture, api)
     ids = [
         _present(network.add_input(name, trt.int32, (-1, -1)), f"input {name}") for name in INPUTS
@@ -171,12 +176,8 @@ class _Model:
         }
 
     def attention_fields(self) -> Fields:
-        """The attention plugin's fields, but for those of its type."""
-        return {
-            "hidden_size": self.architecture.hidden,
-            "num_heads": self.architecture.heads,
-            "has_mask": 1,
-        }
+        """The attention plugin's fields that every version knows."""
+        return {"hidden_size": self.architecture.hidden, "num_heads": self.architecture.heads}
 
     def norm_fields(self, name: str, dtype: DataType) -> Fields:
         """The fields of a layer norm with inputs of type `dtype`, but for its bias."""
@@ -226,7 +227,7 @@ def _fp16_encoder(model: _Model, ids: list[Tensor]) -> Tensor:
             np.concatenate([weights[f"{attention}.{part}.weight"] for part in _PARTS]),
             np.concatenate([weights[f"{attention}.{part}.bias"] for part in _PARTS]),
         )
-        fields: Fields = {**model.attention_fields(), "type_id": int(half)}
+        fields: Fields = {**model.attention_fields(), "has_mask": 1, "type_id": int(half)}
         context = model.plugin("QKVToContext", "1", f"{attention}.context", [qkv, padding], fields)
         attended = model.fc(
             f"{attention}.output",
@@ -250,72 +251,127 @@ def _fp16_encoder(model: _Model, ids: list[Tensor]) -> Tensor:
 
 def _int8_encoder(model: _Model, scales: Scales, ids: list[Tensor]) -> Tensor:
     """The last hidden state, half (batch, seq, hidden), from INT8 GEMMs."""
-    weights, int8 = model.weights, model.trt.int8
+    weights, int8, typed = model.weights, model.trt.int8, model.api == 3
     layers = model.architecture.layers
 
-    def int8_fc(
-        name: str, linears: list[str], tensor: Tensor, activation: str, bias: Fields
-    ) -> Tensor:
-        """The outputs of `linears` side by side, half, of an int8 tensor."""
-        integers = np.concatenate(
-            [quantize_weight(weights[f"{n}.weight"], scales.weights[n]) for n in linears]
-        )
-        fields: Fields = {
-            "out_dims": len(integers),
-            "W": integers,
-            "weight_scales": np.concatenate([scales.weights[n] for n in linears]),
-            "input_scale": scales.activations[activation],
-            **bias,
-        }
-        return model.plugin("FC", "2", name, [tensor], fields).get_output(0)
+    def plugin(
+        kind: str, version: str, name: str, inputs: list[Tensor], fields: Fields, scale: np.float32
+    ) -> Layer:
+        """A plugin that returns INT8 of this scale."""
+        if typed:
+            return model.plugin(kind, version, name, inputs, {**fields, "output_scale": scale})
+        layer = model.plugin(kind, version, name, inputs, fields)
+        _set_range(layer.get_output(0), _amax(scale))
+        return layer
 
-    def skip_norm(name: str, inputs: list[Tensor], linear: str, output: Fields) -> list[Tensor]:
-        """int8 or, where `output` says so, float; and the next residual, float."""
-        bias = weights[f"{linear}.bias"]
-        fields = {**model.norm_fields(name, int8), "bias": bias, **output}
-        layer = model.plugin("SkipLayerNorm", "3", name, inputs, fields)
+    def fc(
+        name: str,
+        linears: list[str],
+        tensor: Tensor,
+        activation: str,
+        returned: list[str],
+        bias: Fields,
+    ) -> Tensor:
+        """The outputs of `linears` side by side, of an int8 tensor: half, or in generation 2 int8,
+        which covers all of `returned`, the names of outputs or activations.
+        """
+        weight = np.concatenate([weights[f"{n}.weight"] for n in linears])
+        steps = np.concatenate([scales.weights[n] for n in linears])
+        fields: Fields = {"out_dims": len(weight)}
+        if typed:
+            fields |= {
+                "W": quantize_weight(weight, steps),
+                "weight_scales": steps,
+                "input_scale": scales.activations[activation],
+                **bias,
+            }
+            return model.plugin("FC", "2", name, [tensor], fields).get_output(0)
+        amax = [_amax(*steps)]
+        if bias:
+            # Upstream's plugin rounds the product before it adds a bias, in this range.
+            amax.append(_amax(*(scales.outputs[n] for n in linears)))
+        fields |= {"W": weight, "fc_amax": np.asarray(amax, np.float32), **bias}
+        known = {**scales.activations, **scales.outputs}
+        largest = max(known[n] for n in returned)
+        return plugin("FC", "2", name, [tensor], fields, largest).get_output(0)
+
+    def product(linear: str, tensor: Tensor, activation: str) -> Tensor:
+        """Without the bias."""
+        return fc(linear, [linear], tensor, activation, [linear], {})
+
+    def skip_norm(
+        name: str, inputs: list[Tensor], linear: str, activation: str | None
+    ) -> list[Tensor]:
+        """int8 or, without an activation's name, float; and the next residual, float."""
+        fields = {**model.norm_fields(name, int8), "bias": weights[f"{linear}.bias"]}
+        norm = ("SkipLayerNorm", "3", name, inputs)
+        if activation is None:
+            layer = model.plugin(*norm, {**fields, "output_fp32": 1})
+        else:
+            layer = plugin(*norm, fields, scales.activations[activation])
         return [layer.get_output(i) for i in range(2)]
 
-    def output_scale(activation: str) -> Fields:
-        return {"output_scale": scales.activations[activation]}
-
-    fields = {**model.embedding_fields(int8), **output_scale("layer.0.attention.input")}
-    embedding = model.plugin("EmbLayerNorm", "2", "embeddings", ids, fields)
+    embedding = plugin(
+        "EmbLayerNorm",
+        "2",
+        "embeddings",
+        ids,
+        model.embedding_fields(int8),
+        scales.activations["layer.0.attention.input"],
+    )
     hidden, padding, residual = (embedding.get_output(i) for i in range(3))
+    if not typed:
+        _set_range(padding, _MASK_RANGE)
     for i in range(layers):
         attention, ffn = f"layer.{i}.attention", f"layer.{i}.ffn"
         parts = [f"{attention}.{part}" for part in _PARTS]
-        qkv_bias = np.concatenate([weights[f"{part}.bias"] for part in parts])
-        qkv = int8_fc(f"{attention}.qkv", parts, hidden, f"{attention}.input", {"Bias": qkv_bias})
-        fields = {
-            **model.attention_fields(),
-            "dq_probs": _UNUSED_RANGES,
-            **output_scale(f"{attention}.context"),
-        }
-        context = model.plugin("QKVToContext", "3", f"{attention}.context", [qkv, padding], fields)
-        output = f"{attention}.output"
-        attended = int8_fc(output, [output], context.get_output(0), f"{attention}.context", {})
-        middle, residual = skip_norm(
-            f"{attention}.norm",
-            [attended, hidden, residual],
-            output,
-            output_scale(f"{ffn}.input"),
+        qkv_names = [f"{attention}.{name}" for name in ("queries", "keys", "values")]
+        qkv = fc(
+            f"{attention}.qkv",
+            parts,
+            hidden,
+            f"{attention}.input",
+            qkv_names,
+            {"Bias": np.concatenate([weights[f"{part}.bias"] for part in parts])},
         )
-        inner = int8_fc(f"{ffn}.in", [f"{ffn}.in"], middle, f"{ffn}.input", {})
+        fields = model.attention_fields()
+        if typed:
+            fields |= {"has_mask": 1, "dq_probs": _UNUSED_RANGES}
+        else:
+            ranges = [
+                _amax(*(scales.activations[name] for name in qkv_names)),
+                _amax(scales.outputs[f"{attention}.scores"]),
+                _amax(scales.activations[f"{attention}.probabilities"]),
+            ]
+            fields["dq_probs"] = np.asarray(ranges, np.float32)
+        context = plugin(
+            "QKVToContext",
+            "3",
+            f"{attention}.context",
+            [qkv, padding],
+            fields,
+            scales.activations[f"{attention}.context"],
+        ).get_output(0)
+        output = f"{attention}.output"
+        attended = product(output, context, f"{attention}.context")
+        middle, residual = skip_norm(
+            f"{attention}.norm", [attended, hidden, residual], output, f"{ffn}.input"
+        )
+        inner = product(f"{ffn}.in", middle, f"{ffn}.input")
         fields = {
             "type_id": int(int8),
             "ld": model.architecture.intermediate,
             "bias": weights[f"{ffn}.in.bias"],
-            **output_scale(f"{ffn}.inner"),
         }
-        gelu = model.plugin("Gelu", "1", f"{ffn}.gelu", [inner], fields).get_output(0)
-        outer = int8_fc(f"{ffn}.out", [f"{ffn}.out"], gelu, f"{ffn}.inner", {})
-        last = i + 1 == layers
+        gelu = plugin(
+            "Gelu", "1", f"{ffn}.gelu", [inner], fields, scales.activations[f"{ffn}.inner"]
+        ).get_output(0)
+        outer = product(f"{ffn}.out", gelu, f"{ffn}.inner")
         hidden, residual = skip_norm(
             f"{ffn}.norm",
             [outer, middle, residual],
             f"{ffn}.out",
-            {"output_fp32": 1} if last else output_scale(f"layer.{i + 1}.attention.input"),
+            f"layer.{i + 1}.attention.input" if i + 1 < layers else None,
         )
     return model.cast(hidden, model.trt.float16, "qa.input")
 
@@ -335,6 +391,15 @@ def _qa_head(model: _Model, hidden: Tensor) -> None:
         tensor = squeezed.get_output(0)
         tensor.name = output
         network.mark_output(tensor)
+
+
+def _amax(*scales: np.float32) -> float:
+    """What the largest of these scales reaches: exact in float32, for a scale has 11 bits."""
+    return float(max(scales)) * INT8_MAX
+
+
+def _set_range(tensor: Tensor, amax: float) -> None:
+    tensor.set_dynamic_range(-amax, amax)
 
 
 def _array(value: Field) -> npt.NDArray[Any]:

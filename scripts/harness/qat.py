@@ -23,14 +23,24 @@ here it is rounded to float16, by 0.05 % at most, as all of `scales` are.
     {linear}.weight_quant…              {linear}, the amax of every output channel;
                                         query, key and value share that of qkv_proj
 
+and, for plugins that return INT8, of outputs:
+
+    self_attn.qkv_proj.output_quant…    attention.{query,key,value}
+    self_attn.softmax_in_quant…         attention.scores
+    self_attn.out_proj.output_quant…    attention.output
+    fc1.output_quant…                   ffn.in
+    fc2_out_quant…                      ffn.out
+
 **Queries, keys and values.** Training rounds them with `attention_quant`, after the bias, and
 upstream's attention plugin reads them with it; that is the scale taken. (Upstream's builder has
 the plugin before it write them with `qkv_proj.output_quant` instead.)
 
-**Left out.** Upstream's GEMMs return INT8, so their outputs have an amax of their own
-(`qkv_proj`, `out_proj` and `fc1.output_quant`, `fc2_out_quant`, and `softmax_in_quant` for the
-scores). Ours keep the sum wide up to the next tensor in the table. `fc2.output_quant`,
-`qkv_add_bias_quant` and `emb_quant` are part of training that upstream's builder skips as well.
+**Outputs.** A linear's `output_quant` rounds its product before the bias. Behind fc2, whose plugin
+returns the product as well, upstream's builder takes the amax of the sum with the bias instead,
+`fc2_out_quant`. So it is taken here: the file may lack `fc2.output_quant`.
+
+**Left out.** `fc2.output_quant`, `qkv_add_bias_quant` and `emb_quant` are part of training that
+upstream's builder skips as well.
 
 **The QA head** has no quantizer: upstream's last layer norm returns floats to an FP16 linear. So
 the scales hold no `qa`, and the head is to stay in floating point.
@@ -87,6 +97,13 @@ _ACTIVATIONS = {
     "ffn.input": "fc1.input_quant",
     "ffn.inner": "fc2.input_quant",
 }
+_OUTPUTS = {
+    **dict.fromkeys(_FUSED, "self_attn.qkv_proj.output_quant"),
+    "attention.scores": "self_attn.softmax_in_quant",
+    "attention.output": "self_attn.out_proj.output_quant",
+    "ffn.in": "fc1.output_quant",
+    "ffn.out": "fc2_out_quant",
+}
 _AMAX = "clip.clip_value_max"
 
 _IGNORED = re.compile(
@@ -96,11 +113,10 @@ _IGNORED = re.compile(
     r"|bert\.encoder\.layer\.\d+\.self_attn\.(?:bias|masked_bias)"
     # What a quantizer holds beside the learned amax: its value before training, the lower bound.
     r"|bert\..*_quant\.(?:_amax|clip\.clip_value_min)"
-    # Quantizers without a place in our arithmetic; see above.
+    # What only training rounds; see above.
     r"|bert\.embeddings\.emb_quant\.clip\.clip_value_max"
-    r"|bert\.encoder\.layer\.\d+\."
-    r"(?:self_attn\.(?:(?:qkv|out)_proj\.output|softmax_in|qkv_add_bias)|fc[12]\.output|fc2_out)"
-    r"_quant\.clip\.clip_value_max"
+    r"|bert\.encoder\.layer\.\d+\.(?:self_attn\.qkv_add_bias|fc2\.output)_quant"
+    r"\.clip\.clip_value_max"
 )
 
 
@@ -147,6 +163,8 @@ def _scales(checkpoint: _Checkpoint, architecture: Architecture) -> Scales:
         theirs = f"bert.encoder.layer.{i}"
         for name, quantizer in _ACTIVATIONS.items():
             scales.activations[f"layer.{i}.{name}"] = checkpoint.scale(f"{theirs}.{quantizer}")
+        for name, quantizer in _OUTPUTS.items():
+            scales.outputs[f"layer.{i}.{name}"] = checkpoint.scale(f"{theirs}.{quantizer}")
         for name, module in _LINEARS.items():
             outputs = architecture.intermediate if name == "ffn.in" else architecture.hidden
             scale = checkpoint.scale(f"{theirs}.{module}.weight_quant")

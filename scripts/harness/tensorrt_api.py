@@ -28,6 +28,9 @@ class Tensor(Protocol):
 
     name: str
 
+    def set_dynamic_range(self, low: float, high: float, /) -> object:
+        """Generation 2 alone: what an INT8 tensor's scale follows from."""
+
 
 class Layer(Protocol):
     """An `ILayer`; `reshape_dims` is a shuffle's alone, where 0 copies the input's extent."""
