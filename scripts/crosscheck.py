@@ -1,7 +1,8 @@
 """Compare the run's logits with ONNX Runtime FP32 on the CPU, graph optimizations off."""
 
 from dataclasses import asdict
-from importlib.metadata import version
+
+import onnxruntime
 
 from harness import batches, crosscheck, measure
 from harness import windows as windows_module
@@ -36,7 +37,7 @@ def main() -> int:
         "limit": options.limit,
         "windows": asdict(options.profile.windows),
         "vocab": vocab.sha256,
-        "onnxruntime": version("onnxruntime"),
+        "onnxruntime": onnxruntime.__version__,
         "code": code_sha256(crosscheck, measure, batches, windows_module, ort),
     }
     path = BUILD / "reference" / f"{options.profile.name}-{fingerprint(key)}.npz"

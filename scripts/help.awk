@@ -5,5 +5,5 @@ variables && /^# / { sub(/^# /, "  "); print; next }
   name = $0; sub(/:.*/, "", name)
   text = $0; sub(/.*## /, "", text)
   if (!seen++) print "make TARGET [NAME=value ...]"
-  printf "  %-12s %s\n", name, text
+  printf "  %-14s %s\n", name, text
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -49,7 +51,7 @@ def devices_of(vendor: str) -> list[Accelerator]:
     found = []
     # A tool that does not know one fact tells none: then the two that matter are asked for.
     for wanted in (("name", "driver_version", *facts), ("name", "driver_version")):
-        for row in _query(_TOOLS[vendor], wanted):
+        for row in query(_TOOLS[vendor], wanted):
             name, driver, *others = row
             if name:
                 known = dict(zip(facts, others, strict=False))
@@ -79,7 +81,26 @@ def visible(devices: list[Accelerator], chosen: str | None) -> list[Accelerator]
     return left
 
 
-def _query(tool: str, wanted: tuple[str, ...]) -> list[list[str]]:
+def driver_cuda() -> str | None:
+    """The newest CUDA that the driver serves, such as "13.0"; None without one."""
+    number = ctypes.c_int()
+    try:
+        found = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return None
+    # 1000 × major + 10 × minor, as CUDA's headers have it.
+    return f"{number.value // 1000}.{number.value % 1000 // 10}" if found == 0 else None
+
+
+def folder_name(device: str) -> str:
+    """Where numbers of a device are published: `h100` for any H100, else its name in small
+    letters and hyphens."""
+    if "H100" in device:
+        return "h100"
+    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def query(tool: str, wanted: tuple[str, ...]) -> list[list[str]]:
     """One row of texts a device, or none."""
     path = shutil.which(tool)
     if path is None:

@@ -18,13 +18,15 @@ from .errors import one_line
 from .files import sha256_bytes, sha256_file
 from .paths import ROOT
 
-_PACKAGES = (
-    "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "safetensors",
-    "tensorrt", "tensorrt-rtx", "cuda-python", "cuda-bindings",
+# What backends run on, by the names of their packages.
+RUNTIMES = (
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13",
+    "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "cuda-python", "cuda-bindings",
 )  # fmt: skip
+_PACKAGES = ("numpy", "onnx", "tokenizers", "safetensors", *RUNTIMES)
 _VARIABLES = (
-    "PROFILE", "BACKEND", "PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET", "CALIBRATION",
-    "OFFLINE",
+    "PROFILE", "BACKEND", "PRECISION", "NETWORK", "BATCH", "DEVICE", "LIMIT", "DATASET",
+    "CALIBRATION", "PLUGIN_LIBRARY", "COMPUTE_CAPABILITY", "OFFLINE",
 )  # fmt: skip
 # Set by users and schedulers to steer numeric libraries: they change speed and rounding.
 _NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
