@@ -8,9 +8,10 @@ SHELL := /bin/sh
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-VARIABLES := PROFILE BACKEND PRECISION BATCH DEVICE LIMIT DATASET CALIBRATION REMEASURE OFFLINE \
-  PYTHON ASSET_MIRROR ASSET_LOCK BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE \
-  QUESTION USE_TENSORRT TENSORRT_ROOT CUBLAS_ROOT BERT_PLUGIN_API
+VARIABLES := PROFILE BACKEND PRECISION NETWORK BATCH DEVICE LIMIT DATASET CALIBRATION \
+  PLUGIN_LIBRARY COMPUTE_CAPABILITY REMEASURE OFFLINE PYTHON ASSET_MIRROR ASSET_LOCK \
+  BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION USE_TENSORRT \
+  TENSORRT_ROOT CUBLAS_ROOT BERT_PLUGIN_API
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
 $(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
@@ -18,23 +19,29 @@ export $(VARIABLES)
 # The same behaviour whatever the locale says.
 export PYTHONUTF8 := 1
 
-VENV := .venv
-PY := $(VENV)/bin/python
 GOALS := $(or $(MAKECMDGOALS),help)
 # The bench compares CPU systems, whatever else this machine has.
 ifneq ($(filter bench,$(GOALS)),)
   override BACKEND := ort-cpu
   override PROFILE := $(or $(PROFILE),minilm-sample)
 endif
+ifneq ($(filter bench-ort-cuda,$(GOALS)),)
+  override BACKEND := ort-cuda
+endif
 # These two are about INT8 alone.
 ifneq ($(filter scales sensitivity,$(GOALS)),)
   override PRECISION := $(or $(PRECISION),int8)
 endif
 
+# onnxruntime-gpu and onnxruntime are one module in two packages: a venv can hold only one.
+VENV := $(if $(filter ort-cuda,$(BACKEND)),.venv-cuda,.venv)
+REQUIREMENTS := $(if $(filter ort-cuda,$(BACKEND)),requirements-ort-cuda.txt,requirements.txt)
+PY := $(VENV)/bin/python
+
 # What the stages' files are called depends on the variables. Python knows the rules, so it
 # writes them down as variables (RUN, MODEL, ONNX, ENGINE, ...) for this one make process.
-PLANNED := all assets scales sensitivity bench onnx engine infer crosscheck verify report ask \
-  $(if $(PREDICTIONS),,evaluate)
+PLANNED := all assets scales sensitivity bench bench-ort-cuda onnx engine infer crosscheck verify \
+  report ask $(if $(PREDICTIONS),,evaluate)
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
   PLAN := build/plan-$(MAKE_PID).mk
@@ -49,8 +56,9 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor openvino plugin bench bench-kernels assets scales sensitivity onnx engine infer \
-  crosscheck evaluate verify report compare ask all test test-gpu test-full lint clean distclean
+.PHONY: help doctor openvino tensorrt-rtx plugin bench bench-kernels bench-ort-cuda assets scales \
+  sensitivity onnx engine infer crosscheck evaluate verify report compare ask all test test-gpu \
+  test-full lint clean distclean
 
 help: ## list targets and variables
 	@awk -f scripts/help.awk Makefile
@@ -79,6 +87,9 @@ sensitivity: $(SCALES) $(DATA) ## print F1 with one kind of layer in INT8 at a t
 bench: $(MODEL) $(DATA) .venv-bench/.ready ## time this project beside other CPU runtimes
 	@.venv-bench/bin/python scripts/bench.py
 
+bench-ort-cuda: $(ENGINE) $(DATA) ## time ort-cuda beside the variants that it does not choose
+	@$(PY) scripts/bench_ort_cuda.py
+
 bench-kernels: ## time the GPU kernels beside PyTorch's; PYTHON= names one that has it
 	@$(or $(PYTHON),python3) scripts/bench_kernels.py
 
@@ -100,11 +111,12 @@ ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for t
 	@$(PY) scripts/ask.py
 
 PROFILE_FILE := $(if $(PROFILE),configs/profiles/$(PROFILE).yaml)
-BACKENDS := $(wildcard scripts/harness/backends/*.py)
+BACKENDS := scripts/harness/engine.py \
+  $(wildcard scripts/harness/backends/*.py scripts/harness/trt/*.py)
 # What a measurement is made by: a change of the report must not time everything again.
-MEASURED_BY := scripts/infer.py requirements.txt $(BACKENDS) $(addprefix scripts/harness/, \
+MEASURED_BY := scripts/infer.py $(REQUIREMENTS) $(BACKENDS) $(addprefix scripts/harness/, \
   answers.py batches.py host.py inputs.py lock.py measure.py provenance.py run.py scoring.py \
-  squad.py windows.py)
+  spread.py squad.py windows.py)
 
 ifneq ($(RUN),)
 FETCHED_BY := configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
@@ -133,7 +145,7 @@ endif
 $(ONNX): $(MODEL) $(SCALES) scripts/export_onnx.py $(WRITES_GRAPHS)
 	@$(PY) scripts/export_onnx.py
 
-$(ENGINE): $(ONNX) scripts/build_engine.py requirements.txt $(BACKENDS)
+$(ENGINE): $(ONNX) scripts/build_engine.py $(REQUIREMENTS) $(BACKENDS)
 	@$(PY) scripts/build_engine.py
 
 $(RUN)/run.json: $(ENGINE) $(MODEL) $(DATA) $(PROFILE_FILE) $(MEASURED_BY)
@@ -152,6 +164,10 @@ doctor: $(VENV)/.ready ## show devices, runtimes, and what runs by default
 
 openvino: $(VENV)/.ready ## install the optional backend openvino
 	@sh scripts/make_venv.sh $(VENV) $(VENV)/.openvino requirements.txt requirements-openvino.txt
+
+tensorrt-rtx: $(VENV)/.ready ## install the optional backend tensorrt-rtx
+	@sh scripts/make_venv.sh $(VENV) $(VENV)/.tensorrt-rtx requirements.txt \
+	  requirements-tensorrt-rtx.txt
 
 plugin: $(VENV)/.ready ## build the plugin library (USE_TENSORRT=true on NVIDIA); needs nvcc
 	@$(PY) scripts/build_plugin.py
@@ -176,19 +192,20 @@ lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m mypy
 
 clean: ## remove built files and runs; keep downloads and the venv
-	@rm -rf build/records build/scales build/onnx build/engine build/reference \
+	@rm -rf build/records build/scales build/onnx build/engine build/reference build/timing-cache \
 	  build/plugin build/test-plugin build/plan-*.mk
 	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
-	@rm -rf build $(VENV) .venv-full .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build .venv .venv-cuda .venv-full .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/.ready: requirements.txt scripts/make_venv.py
-	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt
+$(VENV)/.ready: $(REQUIREMENTS) requirements-common.txt scripts/make_venv.py
+	@sh scripts/make_venv.sh $(VENV) $@ $(REQUIREMENTS)
 
-TESTED_WITH := requirements-dev.txt requirements-openvino.txt requirements-tensorrt-rtx.txt
+TESTED_WITH := requirements-dev.txt \
+  $(if $(filter .venv,$(VENV)),requirements-openvino.txt requirements-tensorrt-rtx.txt)
 $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
-	@sh scripts/make_venv.sh $(VENV) $@ requirements.txt $(TESTED_WITH)
+	@sh scripts/make_venv.sh $(VENV) $@ $(REQUIREMENTS) $(TESTED_WITH)
 
 .venv-bench/.ready: requirements-bench.txt
 	@sh scripts/make_venv.sh .venv-bench $@ requirements-bench.txt
@@ -201,11 +218,14 @@ $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 # PROFILE       what is reproduced: a name in configs/profiles; default: see `make doctor`
 # BACKEND       what runs it; default: see `make doctor`
 # PRECISION     fp32, fp16, bf16, int8 or fp8; default: the backend's natural one
+# NETWORK       onnx or plugin: what an engine of TensorRT or ixRT is made of; default: its own
 # BATCH         windows a batch, or auto: by tokens, several at once; default: the profile's
 # DEVICE        index of the device; default: 0
 # LIMIT         only the first N questions: for a look, never comparable with a golden file
 # DATASET       a SQuAD v1.1 file, .json or .json.gz, instead of the profile's
 # CALIBRATION   a SQuAD v1.1 file to find INT8 scales on, instead of the profile's
+# PLUGIN_LIBRARY      for NETWORK=plugin: a libixrt_plugin.so; default: ixRT's, or `make plugin`'s
+# COMPUTE_CAPABILITY  for tensorrt-rtx: build for this kind of GPU, such as 8.9, without having one
 # REMEASURE     1: time again, even if nothing has changed
 # OFFLINE       1: use nothing but files that are here
 # ASSET_MIRROR  a folder or URL that holds the assets' files

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 from harness.answers import Answer, best_answers
 from harness.backends import Session
 from harness.batches import assemble, scatter
+from harness.engine import checked_engine
 from harness.errors import OK, UserError, run_command
 from harness.inputs import Inputs
 from harness.options import read_options, read_path
-from harness.records import MadeFile, read_record, records_of
+from harness.records import read_record, records_of
 from harness.squad import Question
 from harness.windows import WindowOptions, cut_windows, load_tokenizer
 
@@ -25,9 +26,9 @@ def main() -> int:
     options = read_options()
     inputs = Inputs(options)
     tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))
-    engine = MadeFile.from_json(read_record(records_of(options).engine, "engine")["file"])
+    engine = checked_engine(options, read_record(records_of(options).engine, "engine"))
     passage = read_passage()
-    session = options.backend.load(engine.checked("engine"), options.engine)
+    session = options.backend.load(engine, options.engine)
     # Whoever asks wants the whole passage read, whatever the protocol keeps.
     cut = replace(options.profile.windows, first_only=False)
     for text in questions():

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from harness.batches import plan_batches
+from harness.engine import checked_engine
 from harness.errors import OK, run_command
 from harness.files import to_json, write_atomic
 from harness.inputs import Inputs
@@ -38,7 +39,7 @@ def main() -> int:
     dataset = inputs.dataset
     tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))
     profile, backend = options.profile, options.backend
-    engine_file = MadeFile.from_json(engine["file"]).checked("engine")
+    engine_file = checked_engine(options, engine)
 
     with device_lock(backend.lock_name(options.device)):
         started, began = utc_now(), time.perf_counter()

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from harness.engine import drop_stale_engine
 from harness.errors import OK, UserError, run_command
 from harness.files import TEMPORARY_PREFIX, write_atomic
 from harness.lock import claim_checkout, process_lives
@@ -20,9 +21,12 @@ def main() -> int:
     claim_checkout(BUILD / "owner", int(pid))
     sweep()
     records = records_of(options)
-    # Refuses a device that the backend does not have, before any work is done.
-    options.backend.device(options.device)
+    # Refuses a device that the backend does not have, before any work is done. What is built for
+    # a named kind of device needs none.
+    if options.compute_capability is None:
+        options.backend.device(options.device)
     drop_stale(records, options.run_folder, asset_lock_path(os.environ))
+    drop_stale_engine(options)
     if read_flag(os.environ, "REMEASURE"):
         (options.run_folder / RUN).unlink(missing_ok=True)
     defaulted = not (os.environ.get("PROFILE") or os.environ.get("BACKEND"))

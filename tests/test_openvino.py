@@ -47,7 +47,7 @@ class Graphs:
         options = options_of(ARCHITECTURE, precision, batch)
         path = self.folder / f"{precision}-{batch}.blob"
         if not path.exists():
-            OpenVino().build(self.graph(OpenVino().graph_precision(precision)), path, options)
+            OpenVino().build(self.graph(OpenVino().graph_precision(options)), path, options)
         return path, options
 
     def session(self, precision: str, batch: BatchSize = 4) -> OpenVinoSession:
@@ -128,7 +128,9 @@ def test_bf16_is_offered_where_the_processor_has_it(graphs: Graphs) -> None:
 
 def test_each_precision_is_built_from_its_graph() -> None:
     assert OpenVino().precisions == ("fp32", "bf16", "int8")
-    assert [OpenVino().graph_precision(p) for p in OpenVino().precisions] == [
+    assert [
+        OpenVino().graph_precision(options_of(ARCHITECTURE, p)) for p in OpenVino().precisions
+    ] == [
         "fp32",
         "fp32",
         "int8",

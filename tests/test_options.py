@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness import doctor
+from harness.backends import EngineOptions
+from harness.backends.ort import OrtCpu
 from harness.batches import AUTO, BatchSize
 from harness.devices import Accelerator
-from harness.doctor import Choice, choose, choose_from, has_tensorrt
+from harness.doctor import Choice, choose, choose_from
 from harness.errors import UserError
 from harness.options import asset_lock_path, read_flag, read_options, read_path
 from harness.paths import ASSET_LOCK, RESULTS
+from harness.records import records_of
 
 GIVEN = {"PROFILE": "minilm-sample", "BACKEND": "ort-cpu"}
 MR_V100 = Accelerator("iluvatar", "Iluvatar MR-V100", "4.3.0")
@@ -37,7 +40,7 @@ def test_defaults_are_the_profiles_and_the_backends() -> None:
 
 
 def test_empty_counts_as_unset() -> None:
-    names = ("PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET")
+    names = ("PRECISION", "NETWORK", "BATCH", "DEVICE", "LIMIT", "DATASET", "PLUGIN_LIBRARY")
     empty = read_options({**GIVEN, **dict.fromkeys(names, "")})
     assert empty.as_json() == read_options(GIVEN).as_json()
 
@@ -63,6 +66,9 @@ def test_every_option_is_read(tmp_path: Path) -> None:
         "limit": 100,
         "dataset": "d.json",
         "calibration": "d.json",
+        "network": "onnx",
+        "plugin_library": None,
+        "compute_capability": None,
     }
     engine = options.engine
     assert (engine.precision, engine.batch, engine.device) == ("fp16", 16, 3)
@@ -115,6 +121,9 @@ def test_other_numbers_are_errors_that_name_the_range(name: str, value: str) -> 
         ({"BACKEND": "ORT-CPU"}, "no backend 'ORT-CPU'"),
         ({"PRECISION": "fp64"}, "ort-cpu has no precision 'fp64'; PRECISION is one of fp32, fp16"),
         ({"PRECISION": "FP32"}, "no precision 'FP32'"),
+        ({"NETWORK": "plugin"}, "ort-cpu has no network 'plugin'; NETWORK is one of onnx"),
+        ({"NETWORK": "../x"}, "no network '../x'"),
+        ({"COMPUTE_CAPABILITY": "8.9"}, "builds for the device it runs on"),
         ({"DATASET": "/no/such/file.json"}, "DATASET '/no/such/file.json' is no file"),
         ({"DATASET": "/"}, "is no file"),
     ],
@@ -150,6 +159,78 @@ def test_run_is_named_after_what_is_not_the_profiles_own(
     changed: dict[str, str], suffix: str
 ) -> None:
     assert read_options({**GIVEN, **changed}).run_name == f"ort-cpu-fp32{suffix}"
+
+
+@dataclass
+class Stub(OrtCpu):
+    """A backend with all there is to choose from, whose engines have a largest batch."""
+
+    name: str = "stub"
+    precisions: tuple[str, ...] = ("fp16", "fp32", "int8")
+    networks: tuple[str, ...] = ("onnx", "plugin")
+    token_budget: int = 0
+
+    def compute_capabilities(self) -> tuple[str, ...]:
+        return "8.9", "12.0"
+
+    def graph_precision(self, options: EngineOptions) -> str:
+        if (options.network, options.precision) == ("plugin", "fp32"):
+            raise UserError("no plugins compute in fp32")
+        return f"{options.precision}-{options.network}"
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr("harness.options.find_backend", lambda name: Stub())
+    return {"PROFILE": "minilm-sample", "BACKEND": "stub"}
+
+
+def test_network_library_and_capability_name_run_and_engine(
+    stub: dict[str, str], tmp_path: Path
+) -> None:
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"x")
+    mark = hashlib.sha256(b"x").hexdigest()[:8]
+    records = set()
+    for changed, suffix in (
+        ({}, ""),
+        ({"NETWORK": "onnx"}, ""),
+        # Plain graphs use no plugins.
+        ({"PLUGIN_LIBRARY": str(library)}, ""),
+        ({"NETWORK": "plugin"}, "-network-plugin"),
+        (
+            {"NETWORK": "plugin", "PLUGIN_LIBRARY": str(library)},
+            f"-network-plugin-library-{mark}",
+        ),
+        ({"COMPUTE_CAPABILITY": "12.0"}, "-compute-12.0"),
+    ):
+        options = read_options({**stub, **changed})
+        assert options.run_name == f"stub-fp16{suffix}"
+        assert options.engine.network == options.network
+        assert options.graph_precision == f"fp16-{options.network}"
+        engine = records_of(options).engine.name
+        assert engine == f"engine-stub-fp16{suffix}.json"
+        records.add(engine)
+    assert len(records) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"BATCH": "auto"}, "an engine of backend stub has a largest batch; give BATCH as a num"),
+        ({"BATCH": "0"}, "BATCH is '0'; it is a whole number from 1 to 4096"),
+        ({"NETWORK": "caffe"}, "stub has no network 'caffe'; NETWORK is one of onnx, plugin"),
+        ({"NETWORK": "plugin", "PLUGIN_LIBRARY": "/no"}, "PLUGIN_LIBRARY '/no' is no file"),
+        ({"COMPUTE_CAPABILITY": "9.0"}, "COMPUTE_CAPABILITY is '9.0'; it is one of 8.9, 12.0"),
+        ({"COMPUTE_CAPABILITY": "8.9; x"}, "COMPUTE_CAPABILITY is '8.9; x'"),
+        ({"NETWORK": "plugin", "PRECISION": "fp32"}, "no plugins compute in fp32"),
+    ],
+)
+def test_what_a_backend_lacks_is_an_error(
+    stub: dict[str, str], changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        records_of(read_options({**stub, **changed}))
 
 
 @pytest.mark.parametrize(
@@ -215,30 +296,31 @@ def test_asset_lock_is_the_repositorys_unless_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accelerators", "tensorrt", "available", "expected"),
+    ("accelerators", "missing", "expected"),
     [
-        ([], False, ALL, ("minilm-sample", "ort-cpu")),
-        ([], True, ALL, ("minilm-sample", "ort-cpu")),
-        ([MR_V100], True, ALL, ("bert-base-squad", "ixrt")),
-        ([MR_V100], False, ALL, ("minilm-sample", "ort-cpu")),
-        ([MR_V100], True, ["ort-cpu"], ("minilm-sample", "ort-cpu")),
-        ([MR_V100], True, ["ort-cpu", "tensorrt"], ("minilm-sample", "ort-cpu")),
-        ([H100], True, ALL, ("bert-base-squad", "tensorrt")),
-        ([H100], False, ALL, ("minilm-sample", "ort-cpu")),
-        ([H100], True, ["ort-cpu"], ("minilm-sample", "ort-cpu")),
-        ([H100, MR_V100], True, ALL, ("bert-base-squad", "ixrt")),
+        ([], [], ("minilm-sample", "ort-cpu")),
+        ([MR_V100], ["tensorrt"], ("bert-base-squad", "ixrt")),
+        ([MR_V100], ["ixrt"], ("minilm-sample", "ort-cpu")),
+        ([H100], ["ixrt"], ("bert-base-squad", "tensorrt")),
+        ([H100], ["tensorrt", "ixrt"], ("minilm-sample", "ort-cpu")),
+        ([H100, MR_V100], [], ("bert-base-squad", "ixrt")),
+        ([H100, MR_V100], ["ixrt"], ("bert-base-squad", "tensorrt")),
+        ([H100, MR_V100], ["ixrt", "tensorrt"], ("minilm-sample", "ort-cpu")),
     ],
 )
 def test_machine_decides_what_nobody_asked_for(
-    accelerators: list[Accelerator], tensorrt: bool, available: list[str], expected: tuple[str, str]
+    accelerators: list[Accelerator], missing: list[str], expected: tuple[str, str]
 ) -> None:
-    choice = choose_from(None, None, accelerators, tensorrt=tensorrt, available=available)
+    reasons = {name: f"no {name}; get it" if name in missing else None for name in ALL}
+    choice = choose_from(None, None, accelerators, reasons)
     assert (choice.profile, choice.backend) == expected
-    # On a machine with a device, the reason names it, used or not.
+    # On a machine with a device, the reason names it, and what its runtime lacks.
     if accelerators:
         assert any(device.name in choice.reason for device in accelerators)
     else:
         assert choice.reason == "no MR-V100 or NVIDIA device found"
+    if choice.backend == "ort-cpu" and accelerators:
+        assert any(f"no {name}; get it" in choice.reason for name in missing)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +336,7 @@ def test_machine_decides_what_nobody_asked_for(
 def test_what_is_asked_for_is_never_replaced(
     profile: str | None, backend: str | None, expected: tuple[str, str]
 ) -> None:
-    choice = choose_from(profile, backend, [H100], tensorrt=True, available=ALL)
+    choice = choose_from(profile, backend, [H100], dict.fromkeys(ALL))
     assert (choice.profile, choice.backend) == expected
 
 
@@ -267,29 +349,3 @@ def test_choice_looks_at_the_machine_only_for_an_open_backend(
     monkeypatch.setattr(doctor, "find_accelerators", list)
     choice = choose(None, None)
     assert (choice.profile, choice.backend) == ("minilm-sample", "ort-cpu")
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (None, False),
-        ("", False),
-        ("class Builder: pass\n", True),
-        ("raise OSError('libnvinfer.so.10: cannot open shared object file')\n", False),
-        ("import no_such_module_anywhere\n", False),
-    ],
-    ids=["folder of stubs", "empty module", "real", "library missing", "module missing"],
-)
-def test_tensorrt_counts_only_if_it_can_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, expected: bool
-) -> None:
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    package = tmp_path / "tensorrt"
-    package.mkdir()
-    if source is not None:
-        (package / "__init__.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    try:
-        assert has_tensorrt() is expected
-    finally:
-        sys.modules.pop("tensorrt", None)

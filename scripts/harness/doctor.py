@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .backends import backends
@@ -22,60 +21,38 @@ class Choice:
     reason: str
 
 
-def has_tensorrt() -> bool:
-    """Whether a module `tensorrt` is present that can build: TensorRT's own or ixRT's.
-
-    Stub packages make `import tensorrt` succeed as an empty namespace, hence the look at
-    `Builder`.
-    """
-    if importlib.util.find_spec("tensorrt") is None:
-        return False
-    try:
-        return hasattr(importlib.import_module("tensorrt"), "Builder")
-    except (ImportError, OSError):
-        return False
-
-
 def choose(profile: str | None, backend: str | None) -> Choice:
     """Fill in what the user left open, from what this machine has."""
     if profile is not None and backend is not None:
         return Choice(profile, backend, "as given")
     accelerators = find_accelerators() if backend is None else []
-    return choose_from(
-        profile,
-        backend,
-        accelerators,
-        tensorrt=bool(accelerators) and has_tensorrt(),
-        available=[b.name for b in backends().values() if b.unavailable() is None],
-    )
+    reasons = {b.name: b.unavailable() for b in backends().values()} if accelerators else {}
+    return choose_from(profile, backend, accelerators, reasons)
 
 
 def choose_from(
     profile: str | None,
     backend: str | None,
     accelerators: list[Accelerator],
-    *,
-    tensorrt: bool,
-    available: list[str],
+    unavailable: Mapping[str, str | None],
 ) -> Choice:
     """The rule behind `choose`: MR-V100 with ixRT, or NVIDIA with TensorRT, runs there and by
-    default the model of the published table; any other machine runs the sample on its CPU."""
+    default the model of the published table; any other machine runs the sample on its CPU.
+
+    `unavailable` says of each backend why it cannot be used, or None.
+    """
     reason = "as given"
     if backend is None:
-        backend, reason = "ort-cpu", _why_not_gpu(accelerators, tensorrt)
-        for vendor, candidate in (("iluvatar", "ixrt"), ("nvidia", "tensorrt")):
-            names = [a.name for a in accelerators if a.vendor == vendor]
-            if names and tensorrt and candidate in available:
-                backend, reason = candidate, f"{names[0]} and its runtime are here"
-                break
+        backend, reason = "ort-cpu", "no MR-V100 or NVIDIA device found"
+        here = {a.vendor: a.name for a in reversed(accelerators)}
+        for vendor, candidate in (("nvidia", "tensorrt"), ("iluvatar", "ixrt")):
+            if vendor not in here:
+                continue
+            why_not = unavailable[candidate]
+            if why_not is None:
+                backend, reason = candidate, f"{here[vendor]} and its runtime are here"
+            elif backend == "ort-cpu":
+                reason = f"{here[vendor]} is here, but {candidate} is not: {why_not}"
     if profile is None:
         profile = BERT_BASE if backend in ("ixrt", "tensorrt") else SAMPLE
     return Choice(profile, backend, reason)
-
-
-def _why_not_gpu(accelerators: list[Accelerator], tensorrt: bool) -> str:
-    if not accelerators:
-        return "no MR-V100 or NVIDIA device found"
-    if not tensorrt:
-        return f"{accelerators[0].name} is here, but no TensorRT or ixRT Python module"
-    return f"{accelerators[0].name} is here, but this version has no backend for its runtime"

@@ -12,6 +12,7 @@ a Mul stands between each linear and its bias.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ OPSET_FP16_SCALES = 19
 # ONNX 1.12's, the first with opset 17: TensorRT 8.6's parser accepts it. Opset 19 came with 9.
 IR_VERSION = 8
 IR_VERSION_FP16_SCALES = 9
+# The metadata property of a quantized graph that holds `_other_scales`.
+OTHER_SCALES = "other_scales"
 # What a masked score is given: finite in float16, and exp() of it is 0 beside any real score.
 MASKED_SCORE = -10000.0
 
@@ -116,7 +119,22 @@ def build_graph(
         ir_version=IR_VERSION_FP16_SCALES if newer else IR_VERSION,
         producer_name="bert-squad-harness",
     )
+    if scales is not None:
+        helper.set_model_props(model, {OTHER_SCALES: _other_scales(graph, scales)})
     return model
+
+
+def _other_scales(g: _Graph, scales: Scales) -> str:
+    """The scales that no node has, as JSON: a network that is built from this graph's numbers may
+    quantize more than the graph does."""
+    placed = {name.removesuffix(".scale") for name in g.initializers}
+    groups = {"activations": scales.activations, "outputs": scales.outputs}
+    return json.dumps(
+        {
+            group: {name: float(s) for name, s in sorted(found.items()) if name not in placed}
+            for group, found in groups.items()
+        }
+    )
 
 
 def shared_scale(scales: Array) -> np.float32:

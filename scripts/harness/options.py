@@ -21,7 +21,8 @@ from .profile import Profile, load_profile
 @dataclass(frozen=True)
 class Options:
     """What is asked for. `dataset` and `calibration` replace the profile's;
-    `limit` keeps the first questions."""
+    `limit` keeps the first questions. `network`, `plugin_library` and `compute_capability` are
+    those of `EngineOptions`."""
 
     profile: Profile
     backend: Backend
@@ -32,6 +33,9 @@ class Options:
     dataset: Path | None
     calibration: Path | None
     choice: Choice
+    network: str
+    plugin_library: Path | None
+    compute_capability: str | None
 
     @property
     def engine(self) -> EngineOptions:
@@ -43,12 +47,15 @@ class Options:
             hidden=self.profile.architecture.hidden,
             heads=self.profile.architecture.heads,
             device=self.device,
+            network=self.network,
+            plugin_library=self.plugin_library,
+            compute_capability=self.compute_capability,
         )
 
     @property
     def graph_precision(self) -> str:
         """The precision of the ONNX graph that the engine is built from."""
-        return self.backend.graph_precision(self.precision)
+        return self.backend.graph_precision(self.engine)
 
     @property
     def quantized(self) -> bool:
@@ -63,10 +70,22 @@ class Options:
         return f"-calibration-{sha256_file(self.calibration)[:8]}"
 
     @cached_property
+    def variant_suffix(self) -> str:
+        """What tells engines apart from those of the backend's own network and devices."""
+        suffix = ""
+        if self.network != self.backend.networks[0]:
+            suffix += f"-network-{self.network}"
+        if self.plugin_library is not None:
+            suffix += f"-library-{sha256_file(self.plugin_library)[:8]}"
+        if self.compute_capability is not None:
+            suffix += f"-compute-{self.compute_capability}"
+        return suffix
+
+    @cached_property
     def run_name(self) -> str:
         """`<backend>-<precision>` and a readable suffix for each option that is not the
         profile's own, so that no run overwrites another."""
-        suffix = ""
+        suffix = self.variant_suffix
         if self.batch != self.profile.batch:
             suffix += f"-batch{self.batch}"
         if self.device:
@@ -95,6 +114,9 @@ class Options:
             "limit": self.limit,
             "dataset": None if self.dataset is None else self.dataset.name,
             "calibration": None if self.calibration is None else self.calibration.name,
+            "network": self.network,
+            "plugin_library": None if self.plugin_library is None else self.plugin_library.name,
+            "compute_capability": self.compute_capability,
         }
 
 
@@ -108,22 +130,21 @@ def read_options(environment: Mapping[str, str] | None = None) -> Options:
     choice = choose(given_profile, given_backend)
     profile = load_profile(choice.profile)
     backend = find_backend(choice.backend)
-    precision = env.get("PRECISION") or backend.precisions[0]
-    if precision not in backend.precisions:
-        raise UserError(
-            f"backend {backend.name} has no precision {precision!r}; "
-            f"PRECISION is one of {', '.join(backend.precisions)}"
-        )
+    network = _one_of(env, "NETWORK", backend, backend.networks)
     return Options(
         profile=profile,
         backend=backend,
-        precision=precision,
-        batch=_batch(env) or profile.batch,
+        precision=_one_of(env, "PRECISION", backend, backend.precisions),
+        batch=_batch(env, backend) or profile.batch,
         device=_number(env, "DEVICE", 0, 1023) or 0,
         limit=_number(env, "LIMIT", 1, 10**9),
         dataset=read_path(env, "DATASET"),
         calibration=read_path(env, "CALIBRATION"),
         choice=choice,
+        network=network,
+        # What an engine does not depend on is not looked at.
+        plugin_library=read_path(env, "PLUGIN_LIBRARY") if network == "plugin" else None,
+        compute_capability=_compute_capability(env, backend),
     )
 
 
@@ -159,8 +180,39 @@ def _number(
     return int(value)
 
 
-def _batch(env: Mapping[str, str]) -> BatchSize | None:
+def _one_of(env: Mapping[str, str], name: str, backend: Backend, known: tuple[str, ...]) -> str:
+    """The variable's value, which is one of `known`; the first of them if it is unset."""
+    value = env.get(name) or known[0]
+    if value not in known:
+        raise UserError(
+            f"backend {backend.name} has no {name.lower()} {value!r}; "
+            f"{name} is one of {', '.join(known)}"
+        )
+    return value
+
+
+def _batch(env: Mapping[str, str], backend: Backend) -> BatchSize | None:
+    if not backend.token_budget:
+        if env.get("BATCH") == AUTO:
+            raise UserError(
+                f"an engine of backend {backend.name} has a largest batch; give BATCH as a number"
+            )
+        return _number(env, "BATCH", 1, 4096)
     return AUTO if env.get("BATCH") == AUTO else _number(env, "BATCH", 1, 4096, f" or {AUTO}")
+
+
+def _compute_capability(env: Mapping[str, str], backend: Backend) -> str | None:
+    value = env.get("COMPUTE_CAPABILITY") or None
+    if value is None:
+        return None
+    known = backend.compute_capabilities()
+    if not known:
+        raise UserError(
+            f"backend {backend.name} builds for the device it runs on; leave COMPUTE_CAPABILITY out"
+        )
+    if value not in known:
+        raise UserError(f"COMPUTE_CAPABILITY is {value!r}; it is one of {', '.join(known)}")
+    return value
 
 
 def asset_lock_path(env: Mapping[str, str]) -> Path:

@@ -82,7 +82,7 @@ def records_of(options: Options) -> Records:
     """Where the stages of `options` keep their records."""
     folder = BUILD / "records" / options.profile.name
     suffix = options.calibration_suffix
-    engine = f"engine-{options.backend.name}-{options.precision}{suffix}"
+    engine = f"engine-{options.backend.name}-{options.precision}{options.variant_suffix}{suffix}"
     if options.backend.engine_needs_batch:
         engine += f"-batch{options.batch}-device{options.device}"
     return Records(

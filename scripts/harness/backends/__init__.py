@@ -15,7 +15,10 @@ from ..windows import Float32, Int32
 class EngineOptions:
     """What an engine is built for: the largest batch, the longest window, which device.
 
-    With `batch` "auto" a session runs several batches at once, one a stream.
+    With `batch` "auto" a session runs several batches at once, one a stream. `network` is what the
+    engine is made of: "onnx", the graph as it is written, or "plugin", the plugins of
+    `plugin_library`, where None is the backend's own library. `compute_capability`, such as "8.9",
+    names a kind of device to build for that need not be here.
     """
 
     precision: str
@@ -24,6 +27,9 @@ class EngineOptions:
     hidden: int
     heads: int
     device: int
+    network: str = "onnx"
+    plugin_library: Path | None = None
+    compute_capability: str | None = None
 
 
 class Outputs(NamedTuple):
@@ -49,23 +55,36 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime. `precisions` lists what it offers, its natural one first."""
+    """A runtime. `precisions` and `networks` list what it offers, its natural one first."""
 
     name: str
     precisions: tuple[str, ...]
+    networks: tuple[str, ...]
     # Whether an engine serves only the batch and device it was built for.
     engine_needs_batch: bool
-    # Tokens a batch when BATCH is auto: the fastest by measurement (docs/performance.md).
+    # Tokens a batch when BATCH is auto: the fastest by measurement (docs/performance.md). 0: its
+    # engines have a largest batch, so BATCH is a number.
     token_budget: int
     # Whether the first batch of a shape takes longer than the next ones.
     compiles_shapes: bool
 
-    def graph_precision(self, precision: str) -> str:
-        """The precision of the ONNX graph that an engine at `precision` is built from."""
+    def graph_precision(self, options: EngineOptions) -> str:
+        """The precision of the ONNX graph that an engine for `options` is built from.
+
+        Raises UserError for a precision that the options' network does not have.
+        """
         ...
 
     def unavailable(self) -> str | None:
-        """Why it cannot run on this machine, in one line with the remedy; None if it can."""
+        """Why it cannot be used on this machine, in one line with the remedy; None if it can."""
+        ...
+
+    def cannot_run(self) -> str | None:
+        """Why it can build engines on this machine, but not run them; None if it can."""
+        ...
+
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The kinds of device that it builds for without having one; none for most."""
         ...
 
     def engine_inputs(self, options: EngineOptions) -> dict[str, Any]:
@@ -76,8 +95,8 @@ class Backend(Protocol):
         """The ending of an engine file's name, dot included."""
         ...
 
-    def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
-        """Write the engine of `onnx_file`."""
+    def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> str | None:
+        """Write the engine of `onnx_file`; returns what the runtime tells of it as JSON text."""
         ...
 
     def load(self, engine_file: Path, options: EngineOptions) -> Session:
@@ -97,8 +116,18 @@ def backends() -> dict[str, Backend]:
     """All backends by name, in the order in which a default is looked for."""
     from .openvino import OpenVino
     from .ort import OrtCpu
+    from .ort_cuda import OrtCuda
+    from .tensorrt import IxRt, TensorRt, TensorRtRtx
 
-    return {backend.name: backend for backend in (OrtCpu(), OpenVino())}
+    known: tuple[Backend, ...] = (
+        OrtCpu(),
+        OpenVino(),
+        OrtCuda(),
+        TensorRt(),
+        TensorRtRtx(),
+        IxRt(),
+    )
+    return {backend.name: backend for backend in known}
 
 
 def find_backend(name: str) -> Backend:

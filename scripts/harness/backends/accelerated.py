@@ -17,6 +17,15 @@ class OnAccelerator:
 
     name: str
     vendor: str
+    networks: tuple[str, ...] = ("onnx",)
+
+    def cannot_run(self) -> str | None:
+        """Nothing is built without the device."""
+        return None
+
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Engines are for the device that is here."""
+        return ()
 
     def lock_name(self, index: int) -> str:
         """Each device is locked for itself, under its number among all of the machine's."""

@@ -12,6 +12,15 @@ class OnCpu:
     """What backends on the CPU have in common: one device, all of its cores."""
 
     name: str
+    networks: tuple[str, ...] = ("onnx",)
+
+    def cannot_run(self) -> str | None:
+        """A processor runs what is built on it."""
+        return None
+
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Engines are for the processor that is here."""
+        return ()
 
     def lock_name(self, index: int) -> str:
         """All processors are one device."""

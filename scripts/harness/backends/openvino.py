@@ -59,9 +59,9 @@ class OpenVino(OnCpu):
     token_budget = 768
     compiles_shapes = True
 
-    def graph_precision(self, precision: str) -> str:
+    def graph_precision(self, options: EngineOptions) -> str:
         """bf16 comes from the FP32 graph."""
-        return "int8" if precision == "int8" else "fp32"
+        return "int8" if options.precision == "int8" else "fp32"
 
     def unavailable(self) -> str | None:
         """None where the openvino package is installed."""

@@ -103,9 +103,9 @@ class OrtCpu(OnCpu):
     token_budget = 192
     compiles_shapes = False
 
-    def graph_precision(self, precision: str) -> str:
+    def graph_precision(self, options: EngineOptions) -> str:
         """Each precision has a graph of its own, INT8's with FP32 around its GEMMs."""
-        return precision
+        return options.precision
 
     def unavailable(self) -> str | None:
         """None where the onnxruntime package is installed."""

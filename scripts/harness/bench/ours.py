@@ -9,6 +9,7 @@ from typing import cast
 from tokenizers import Tokenizer
 
 from ..backends import Session, backends
+from ..backends.cpu import OnCpu
 from ..batches import AUTO, BatchSize
 from ..calibrate import Method, center, quantize
 from ..graph import Precision, build_graph, save_graph
@@ -95,7 +96,7 @@ def cpu_precisions() -> list[tuple[str, str]]:
     return [
         (backend.name, precision)
         for backend in backends().values()
-        if backend.lock_name(0) == "cpu"
+        if isinstance(backend, OnCpu)
         for precision in backend.precisions
     ]
 

@@ -1,0 +1,113 @@
+"""The weights, scales and sizes of BERT, read back from the ONNX graph that `graph` writes.
+
+An engine is built from one file, the graph; a network that is no ONNX graph takes its numbers
+from there. Tensors are found by the names that `graph.build_graph` gives them, so another
+exporter's file is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import numpy_helper
+
+from .errors import UserError
+from .graph import OTHER_SCALES
+from .scales import Scales
+from .weights import Architecture, Weights, check_weights
+
+_WEIGHT_SCALE = ".weight.scale"
+_SCALE = ".scale"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a graph was written from. `scales` is None where nothing is quantized.
+
+    Quantized weights are integers times scales, so that `scales.quantize_weight` makes the same
+    integers of them again. What a plugin quantizes more coarsely is rounded twice then.
+    """
+
+    weights: Weights
+    architecture: Architecture
+    scales: Scales | None
+
+
+def read_graph(path: Path) -> Model:
+    """The model in the ONNX file `path`: weights float32, those of an FP16 graph widened.
+
+    Raises UserError unless it is a graph of `graph.build_graph`'s with one scale a channel.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        graph, other = model.graph, {p.key: p.value for p in model.metadata_props}
+        tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        architecture = _architecture(graph, tensors)
+        scales = _scales(tensors, other)
+        weights = _weights(tensors, scales)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `make onnx`") from None
+    except (DecodeError, OSError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no graph that `make onnx` writes ({error}); delete it and run `make onnx`"
+        ) from None
+    check_weights(weights, architecture, qa_head=True)
+    return Model(weights, architecture, scales if scales.weights else None)
+
+
+def _architecture(graph: onnx.GraphProto, tensors: dict[str, npt.NDArray[Any]]) -> Architecture:
+    epsilons = {
+        attribute.f
+        for node in graph.node
+        if node.op_type == "LayerNormalization"
+        for attribute in node.attribute
+        if attribute.name == "epsilon"
+    }
+    (epsilon,) = epsilons
+    _, _, heads, _ = tensors["split_heads"].tolist()
+    vocab, hidden = tensors["embeddings.word"].shape
+    return Architecture(
+        layers=sum(name.endswith(".ffn.norm.gamma") for name in tensors),
+        hidden=hidden,
+        heads=heads,
+        intermediate=len(tensors["layer.0.ffn.in.bias"]),
+        vocab=vocab,
+        positions=len(tensors["embeddings.position"]),
+        # The file keeps it in single precision: its shortest decimal is what was written.
+        layer_norm_eps=float(str(np.float32(epsilon))),
+    )
+
+
+def _scales(tensors: dict[str, npt.NDArray[Any]], properties: dict[str, str]) -> Scales:
+    found = Scales({}, {})
+    groups = {"activations": found.activations, "outputs": found.outputs}
+    for group, scales in json.loads(properties.get(OTHER_SCALES, "{}")).items():
+        groups[group].update({name: np.float32(scale) for name, scale in scales.items()})
+    for name, tensor in tensors.items():
+        if name.endswith(_WEIGHT_SCALE):
+            found.weights[name.removesuffix(_WEIGHT_SCALE)] = tensor.astype(np.float32)
+        elif name.endswith(_SCALE):
+            found.activations[name.removesuffix(_SCALE)] = np.float32(tensor)
+    return found
+
+
+def _weights(tensors: dict[str, npt.NDArray[Any]], scales: Scales) -> Weights:
+    weights: Weights = {}
+    for name, tensor in tensors.items():
+        owner, _, part = name.rpartition(".")
+        if part == "weight":
+            # The graph's are (in, out).
+            turned = np.ascontiguousarray(tensor.T, np.float32)
+            if tensor.dtype == np.int8:
+                turned *= scales.weights[owner][:, None]
+            weights[name] = turned
+        elif part in ("bias", "gamma", "beta") or owner == "embeddings":
+            weights[name] = tensor.astype(np.float32)
+    return weights
