@@ -56,9 +56,9 @@ ifneq ($(filter $(PLANNED),$(GOALS)),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor openvino tensorrt-rtx plugin bench bench-kernels bench-ort-cuda assets scales \
-  sensitivity onnx engine infer crosscheck evaluate verify report compare ask all test test-gpu \
-  test-full lint clean distclean
+.PHONY: help doctor openvino tensorrt-rtx plugin bench bench-kernels bench-ort-cuda bench-gpu \
+  assets scales sensitivity onnx engine infer crosscheck evaluate verify report compare ask all \
+  test test-gpu test-full lint clean distclean
 
 help: ## list targets and variables
 	@awk -f scripts/help.awk Makefile
@@ -92,6 +92,9 @@ bench-ort-cuda: $(ENGINE) $(DATA) ## time ort-cuda beside the variants that it d
 
 bench-kernels: ## time the GPU kernels beside PyTorch's; PYTHON= names one that has it
 	@$(or $(PYTHON),python3) scripts/bench_kernels.py
+
+bench-gpu: ## time backend plugin beside GPU runtimes; PYTHON= names one that has PyTorch
+	@$(or $(PYTHON),python3) scripts/bench_gpu.py
 
 onnx: $(ONNX) ## write the ONNX graph from the weights
 engine: $(ENGINE) ## build the backend's engine

@@ -117,12 +117,14 @@ def backends() -> dict[str, Backend]:
     from .openvino import OpenVino
     from .ort import OrtCpu
     from .ort_cuda import OrtCuda
+    from .plugin import Plugin
     from .tensorrt import IxRt, TensorRt, TensorRtRtx
 
     known: tuple[Backend, ...] = (
         OrtCpu(),
         OpenVino(),
         OrtCuda(),
+        Plugin(),
         TensorRt(),
         TensorRtRtx(),
         IxRt(),

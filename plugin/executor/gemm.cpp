@@ -1,0 +1,147 @@
+// cuBLASLt is column-major: y (tokens, out) is its (out, tokens) matrix, and W (out, in) its
+// transposed (in, out) one, so y' = W x' is one product with the bias along its rows.
+
+#include "gemm.h"
+
+#include <cstring>
+#include <string>
+
+namespace bert::executor {
+namespace {
+
+void cublas(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw Error(BERT_DEVICE_ERROR, std::string(what) + ": " + cublasLtGetStatusString(status));
+}
+
+cublasLtMatmulAlgo_t to_cublas(const Algorithm& algorithm) {
+  cublasLtMatmulAlgo_t converted;
+  static_assert(sizeof(converted) == sizeof(algorithm));
+  std::memcpy(&converted, algorithm.data(), sizeof(converted));
+  return converted;
+}
+
+Algorithm from_cublas(const cublasLtMatmulAlgo_t& algorithm) {
+  Algorithm converted;
+  std::memcpy(converted.data(), &algorithm, sizeof(algorithm));
+  return converted;
+}
+
+class Layout {
+ public:
+  Layout(int rows, int columns) {
+    cublas(cublasLtMatrixLayoutCreate(&layout_, CUDA_R_16F, rows, columns, rows),
+           "cuBLASLt layout");
+  }
+  ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
+  Layout(const Layout&) = delete;
+  Layout& operator=(const Layout&) = delete;
+  cublasLtMatrixLayout_t get() const { return layout_; }
+
+ private:
+  cublasLtMatrixLayout_t layout_ = nullptr;
+};
+
+// cuBLASLt's descriptions of a product.
+class Description {
+ public:
+  explicit Description(const Product& product)
+      : weight(product.in, product.out),
+        input(product.in, product.tokens),
+        output(product.out, product.tokens) {
+    cublas(cublasLtMatmulDescInit(&storage_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cuBLASLt product");
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (product.epilogue == Epilogue::kNone) return;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, product.epilogue == Epilogue::kBiasGelu
+                                           ? CUBLASLT_EPILOGUE_GELU_BIAS
+                                           : CUBLASLT_EPILOGUE_BIAS);
+    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
+  }
+
+  cublasLtMatmulDesc_t operation() { return &storage_; }
+  const Layout weight, input, output;
+
+ private:
+  template <class Value>
+  void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+    cublas(cublasLtMatmulDescSetAttribute(&storage_, attribute, &value, sizeof(value)),
+           "cuBLASLt product");
+  }
+  cublasLtMatmulDescOpaque_t storage_{};
+};
+
+class Preference {
+ public:
+  Preference() {
+    cublas(cublasLtMatmulPreferenceInit(&storage_), "cuBLASLt preference");
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspace);
+    // Where a sum is split, its parts are added in FP32, and always in the same order.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  }
+  cublasLtMatmulPreference_t get() { return &storage_; }
+
+ private:
+  template <class Value>
+  void set(cublasLtMatmulPreferenceAttributes_t attribute, const Value& value) {
+    cublas(cublasLtMatmulPreferenceSetAttribute(&storage_, attribute, &value, sizeof(value)),
+           "cuBLASLt preference");
+  }
+  cublasLtMatmulPreferenceOpaque_t storage_{};
+};
+
+}  // namespace
+
+uint64_t cublaslt_version() { return cublasLtGetVersion(); }
+
+Gemm::Gemm() {
+  // A thread that has not used the device yet has no context, and cuBLASLt asks for one.
+  cuda(cudaFree(nullptr), "CUDA context");
+  cublasLtHandle_t handle = nullptr;
+  cublas(cublasLtCreate(&handle), "cuBLASLt");
+  handle_.reset(handle);
+}
+
+std::vector<Algorithm> Gemm::candidates(const Product& product, int most) const {
+  Description description(product);
+  Preference preference;
+  std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(most));
+  int count = 0;
+  cublas(cublasLtMatmulAlgoGetHeuristic(handle_.get(), description.operation(),
+                                        description.weight.get(), description.input.get(),
+                                        description.output.get(), description.output.get(),
+                                        preference.get(), most, results.data(), &count),
+         "cuBLASLt's choice of an algorithm");
+  std::vector<Algorithm> found;
+  for (int i = 0; i < count; ++i) {
+    const auto& result = results[static_cast<size_t>(i)];
+    if (result.state == CUBLAS_STATUS_SUCCESS) found.push_back(from_cublas(result.algo));
+  }
+  if (found.empty()) throw Error(BERT_UNSUPPORTED, "cuBLASLt has no algorithm for a linear");
+  return found;
+}
+
+bool Gemm::allows(const Product& product, const Algorithm& algorithm) const {
+  Description description(product);
+  const cublasLtMatmulAlgo_t algo = to_cublas(algorithm);
+  cublasLtMatmulHeuristicResult_t result{};
+  return cublasLtMatmulAlgoCheck(handle_.get(), description.operation(), description.weight.get(),
+                                 description.input.get(), description.output.get(),
+                                 description.output.get(), &algo,
+                                 &result) == CUBLAS_STATUS_SUCCESS &&
+         result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspace;
+}
+
+void Gemm::run(const Product& product, const Algorithm& algorithm, void* workspace,
+               cudaStream_t stream) const {
+  Description description(product);
+  const cublasLtMatmulAlgo_t algo = to_cublas(algorithm);
+  const float one = 1.0f, zero = 0.0f;
+  cublas(cublasLtMatmul(handle_.get(), description.operation(), &one, product.weight,
+                        description.weight.get(), product.input, description.input.get(), &zero,
+                        product.output, description.output.get(), product.output,
+                        description.output.get(), &algo, workspace, kWorkspace, stream),
+         "cuBLASLt product");
+}
+
+}  // namespace bert::executor

@@ -1,0 +1,77 @@
+#include "model.h"
+
+#include <cmath>
+
+#include "error.h"
+
+namespace bert::executor {
+
+LinearShape shape_of(const BertArchitecture& a, Linear linear) {
+  switch (linear) {
+    case kQkv:
+      return {a.hidden, 3 * a.hidden};
+    case kOutput:
+      return {a.hidden, a.hidden};
+    case kInner:
+      return {a.hidden, a.intermediate};
+    case kOuter:
+      return {a.intermediate, a.hidden};
+  }
+  throw Error(BERT_BAD_ARGUMENT, "there is no linear " + std::to_string(linear));
+}
+
+void check(const BertArchitecture& a, BertPrecision precision) {
+  const auto within = [](int32_t value, int32_t most, const char* what) {
+    require(value >= 1 && value <= most, std::string(what) + " is 1 to " + std::to_string(most) +
+                                             ", not " + std::to_string(value));
+  };
+  require(precision == BERT_FP16, "there is no precision " + std::to_string(precision));
+  within(a.layers, 1024, "layers");
+  within(a.hidden, BERT_MAX_HIDDEN, "hidden");
+  within(a.heads, a.hidden, "heads");
+  within(a.intermediate, 1 << 16, "intermediate");
+  within(a.vocab, 1 << 24, "vocab");
+  within(a.segments, 1 << 8, "segments");
+  within(a.positions, 1 << 16, "positions");
+  require(a.hidden % 8 == 0 && a.intermediate % 8 == 0,
+          "hidden and intermediate are multiples of 8, not " + std::to_string(a.hidden) + " and " +
+              std::to_string(a.intermediate));
+  require(a.hidden == 32 * a.heads || a.hidden == 64 * a.heads,
+          "heads have 32 or 64 channels, not " + std::to_string(a.hidden) + " / " +
+              std::to_string(a.heads));
+  require(std::isfinite(a.epsilon) && a.epsilon >= 0, "epsilon is no small positive number");
+}
+
+std::vector<TensorSpec> tensors_of(const BertArchitecture& a) {
+  constexpr uint64_t kHalf = 2;
+  const uint64_t hidden = static_cast<uint64_t>(a.hidden);
+  std::vector<TensorSpec> tensors;
+  const auto add = [&](const std::string& name, uint64_t rows, uint64_t columns) {
+    tensors.push_back({name, rows * columns * kHalf});
+  };
+  const auto norm = [&](const std::string& name) {
+    add(name + ".gamma", 1, hidden);
+    add(name + ".beta", 1, hidden);
+  };
+  const auto linear = [&](const std::string& name, uint64_t out, uint64_t in) {
+    add(name + ".weight", out, in);
+    add(name + ".bias", 1, out);
+  };
+  add("embeddings.word", static_cast<uint64_t>(a.vocab), hidden);
+  add("embeddings.segment", static_cast<uint64_t>(a.segments), hidden);
+  add("embeddings.position", static_cast<uint64_t>(a.positions), hidden);
+  norm("embeddings.norm");
+  for (int32_t i = 0; i < a.layers; ++i) {
+    const std::string layer = "layer." + std::to_string(i);
+    linear(layer + ".attention.qkv", 3 * hidden, hidden);
+    linear(layer + ".attention.output", hidden, hidden);
+    norm(layer + ".attention.norm");
+    linear(layer + ".ffn.in", static_cast<uint64_t>(a.intermediate), hidden);
+    linear(layer + ".ffn.out", hidden, static_cast<uint64_t>(a.intermediate));
+    norm(layer + ".ffn.norm");
+  }
+  linear("qa", 2, hidden);
+  return tensors;
+}
+
+}  // namespace bert::executor

@@ -1,0 +1,228 @@
+// One warp a row, the row in FP32 registers between its only read and its only write. All are
+// bound by memory, or where rows are few by latency: then a block has fewer rows, and parameters
+// are loaded before the kernel ahead has ended.
+
+#include "rows.h"
+
+#include <type_traits>
+
+#include "pack.cuh"
+#include "resources.h"
+#include "warp.cuh"
+
+namespace bert::executor {
+namespace {
+
+static_assert(kWarp == 32, "NVIDIA's warps");
+
+constexpr int kMostPacks = 4;  // of eight channels, a lane: BERT_MAX_HIDDEN channels
+constexpr int kMostRowsPerBlock = 4;
+// Up to so many rows a block has one: H100's 132 processors then have some each.
+constexpr int kFewRows = 1024;
+
+template <int kPacks>
+struct Row {
+  float values[kPacks][kPack];
+};
+
+// Calls `each(i, channel)` for the packs of eight channels that this lane has.
+template <int kPacks, class Each>
+__device__ inline void for_packs(int hidden, Each each) {
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int channel = (static_cast<int>(threadIdx.x) % kWarp + i * kWarp) * kPack;
+    if (channel < hidden) each(i, channel);
+  }
+}
+
+__device__ inline void add(const half* from, float (&to)[kPack]) {
+  float more[kPack];
+  load(from, more);
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) to[j] += more[j];
+}
+
+// A lane's share of a vector (hidden), as it lies in memory.
+template <int kPacks>
+struct Vector {
+  int4 packs[kPacks];
+
+  __device__ Vector(const half* from, int hidden) {
+    for_packs<kPacks>(hidden, [&](int i, int channel) {
+      packs[i] = *reinterpret_cast<const int4*>(from + channel);
+    });
+  }
+  __device__ void get(int i, float (&to)[kPack]) const {
+    load(reinterpret_cast<const half*>(&packs[i]), to);
+  }
+};
+
+// (x - mean) / sqrt(variance + epsilon) * gamma + beta, in place.
+template <int kPacks>
+__device__ inline void normalize(Row<kPacks>& row, const Vector<kPacks>& gamma,
+                                 const Vector<kPacks>& beta, int hidden, float epsilon) {
+  float sum = 0.0f, squares = 0.0f;
+  for_packs<kPacks>(hidden, [&](int i, int) {
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) sum += row.values[i][j];
+  });
+  const float mean = warp_sum(sum) / hidden;
+  // The variance about the mean, not E[x^2] - E[x]^2, which cancels in FP32.
+  for_packs<kPacks>(hidden, [&](int i, int) {
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      row.values[i][j] -= mean;
+      squares += row.values[i][j] * row.values[i][j];
+    }
+  });
+  const float inverse = rsqrtf(warp_sum(squares) / hidden + epsilon);
+  for_packs<kPacks>(hidden, [&](int i, int) {
+    float scale[kPack], shift[kPack];
+    gamma.get(i, scale);
+    beta.get(i, shift);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      row.values[i][j] = row.values[i][j] * inverse * scale[j] + shift[j];
+    }
+  });
+}
+
+__device__ inline int row_of_warp() {
+  return static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / kWarp);
+}
+
+// Nothing that a kernel ahead writes may be read before this.
+__device__ inline void wait_for_kernel_ahead() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+template <int kPacks>
+__global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) embed_kernel(Embedding e) {
+  const int index = row_of_warp();
+  if (index >= e.rows) return;
+  const bool counts = index < *e.count;
+  // A row that does not count is the first embedding of each table.
+  const Token token = counts ? e.tokens[index] : Token{0, 0, 0};
+  const half* word = e.word + static_cast<size_t>(token.id) * e.hidden;
+  const half* segment = e.segment + static_cast<size_t>(token.segment) * e.hidden;
+  const half* position = e.position + static_cast<size_t>(token.position) * e.hidden;
+  Row<kPacks> row;
+  for_packs<kPacks>(e.hidden, [&](int i, int channel) {
+    load(word + channel, row.values[i]);
+    add(segment + channel, row.values[i]);
+    add(position + channel, row.values[i]);
+  });
+  const Vector<kPacks> gamma(e.norm.gamma, e.hidden), beta(e.norm.beta, e.hidden);
+  normalize(row, gamma, beta, e.hidden, e.epsilon);
+  const size_t begin = static_cast<size_t>(index) * e.hidden;
+  for_packs<kPacks>(e.hidden, [&](int i, int channel) {
+    store(e.output + begin + channel, row.values[i]);
+    if (!counts) *reinterpret_cast<int4*>(e.context + begin + channel) = make_int4(0, 0, 0, 0);
+  });
+}
+
+template <int kPacks, bool kHead>
+__global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) add_norm_kernel(AddNorm t) {
+  const int index = row_of_warp();
+  if (index >= t.rows) return;
+  const Vector<kPacks> gamma(t.norm.gamma, t.hidden), beta(t.norm.beta, t.hidden);
+  const Vector<kPacks> bias(t.bias, t.hidden);
+  wait_for_kernel_ahead();
+  const size_t begin = static_cast<size_t>(index) * t.hidden;
+  const Vector<kPacks> product(t.product + begin, t.hidden);
+  const Vector<kPacks> residual(t.residual + begin, t.hidden);
+  Row<kPacks> row;
+  for_packs<kPacks>(t.hidden, [&](int i, int) {
+    float more[kPack], shift[kPack];
+    product.get(i, row.values[i]);
+    residual.get(i, more);
+    bias.get(i, shift);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) row.values[i][j] += more[j] + shift[j];
+  });
+  normalize(row, gamma, beta, t.hidden, t.epsilon);
+  if constexpr (kHead) {
+    float sums[2] = {0.0f, 0.0f};
+    for_packs<kPacks>(t.hidden, [&](int i, int channel) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        float weight[kPack];
+        load(t.head_weight + k * t.hidden + channel, weight);
+#pragma unroll
+        for (int j = 0; j < kPack; ++j) sums[k] += row.values[i][j] * weight[j];
+      }
+    });
+    const float start = warp_sum(sums[0]), end = warp_sum(sums[1]);
+    if (threadIdx.x % kWarp == 0) {
+      t.start[index] = start + __half2float(t.head_bias[0]);
+      t.end[index] = end + __half2float(t.head_bias[1]);
+    }
+  } else {
+    for_packs<kPacks>(t.hidden, [&](int i, int channel) {
+      store(t.output + begin + channel, row.values[i]);
+    });
+  }
+}
+
+__global__ void fill_kernel(half* values, size_t count) {
+  const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x;
+  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    // PCG's output function over the index.
+    const unsigned state = static_cast<unsigned>(i) * 747796405u + 2891336453u;
+    const unsigned word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737u;
+    const int bits = static_cast<int>((word >> 22) ^ word);
+    values[i] = __float2half(static_cast<float>(bits) * 0x1p-31f);
+  }
+}
+
+// Calls `launch` with the number of packs a lane has, as a compile-time constant.
+template <class Launch>
+void with_packs(int hidden, Launch launch) {
+  const int packs = (hidden / kPack + kWarp - 1) / kWarp;
+  static_assert(kMostPacks * kWarp * kPack >= BERT_MAX_HIDDEN);
+  if (packs == 1) launch(std::integral_constant<int, 1>{});
+  if (packs == 2) launch(std::integral_constant<int, 2>{});
+  if (packs == 3) launch(std::integral_constant<int, 3>{});
+  if (packs == 4) launch(std::integral_constant<int, 4>{});
+}
+
+template <class Task>
+void launch(void (*kernel)(Task), const Task& task, bool overlapped, cudaStream_t stream) {
+  const int rows_per_block = task.rows <= kFewRows ? 1 : kMostRowsPerBlock;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3((task.rows + rows_per_block - 1) / rows_per_block);
+  config.blockDim = dim3(rows_per_block * kWarp);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlapped ? 1 : 0;
+  cuda(cudaLaunchKernelEx(&config, kernel, task), "layer norm");
+}
+
+}  // namespace
+
+void embed(const Embedding& embedding, cudaStream_t stream) {
+  with_packs(embedding.hidden, [&](auto packs) {
+    launch(embed_kernel<packs.value>, embedding, false, stream);
+  });
+}
+
+void add_norm(const AddNorm& task, bool overlapped, cudaStream_t stream) {
+  with_packs(task.hidden, [&](auto packs) {
+    launch(task.output == nullptr ? add_norm_kernel<packs.value, true>
+                                  : add_norm_kernel<packs.value, false>,
+           task, overlapped, stream);
+  });
+}
+
+void fill(half* values, size_t count, cudaStream_t stream) {
+  fill_kernel<<<1024, 256, 0, stream>>>(values, count);
+  cuda(cudaGetLastError(), "fill");
+}
+
+}  // namespace bert::executor

@@ -1,0 +1,107 @@
+"""Compare whole networks on one NVIDIA GPU: this repository's, ONNX Runtime's, PyTorch's.
+
+Runs with any Python that has PyTorch and the packages of requirements.txt; a system whose package
+is missing is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.bench.gpu_cases import cases, half_weights
+from harness.bench.gpu_compare import compare, load
+from harness.bench.gpu_report import markdown
+from harness.bench.gpu_systems import GpuModel, systems
+from harness.bench.kernel_card import card, refuse_busy
+from harness.bench.kernel_shapes import HEADS, HIDDEN, INNER, POSITIONS, VOCAB, read_lengths
+from harness.bench.repeats import read_repeats
+from harness.devices import folder_name
+from harness.errors import OK, UserError, run_command
+from harness.executor import LIBRARY
+from harness.files import to_json, write_atomic
+from harness.paths import ROOT
+from harness.provenance import git_state, utc_now, versions
+from harness.weights import Architecture
+
+LEAST_REPEATS, MOST_REPEATS = 5, 99
+LAYERS = 12
+
+
+def main() -> int:
+    try:
+        import torch
+    except ImportError:
+        raise UserError("this Python has no PyTorch; use one that has") from None
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
+    repeats, (lengths, source) = read_repeats(LEAST_REPEATS, MOST_REPEATS), read_lengths()
+    known = systems()
+    wanted = (os.environ.get("BENCH_SYSTEMS") or " ".join(s.key for s in known)).split()
+    for key in wanted:
+        if key not in {system.key for system in known}:
+            raise UserError(
+                f"no system {key!r}; BENCH_SYSTEMS lists some of {', '.join(s.key for s in known)}"
+            )
+    chosen = [system for system in known if system.key in wanted]
+    properties = torch.cuda.get_device_properties(0)
+    uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    before = card(uuid)
+    refuse_busy(before)
+
+    sizes = Architecture(LAYERS, HIDDEN, HEADS, INNER, VOCAB, POSITIONS, 1e-12)
+    compared = cases(lengths)
+    batches = [batch for case in compared for batch in case.batches]
+    started = utc_now()
+    with tempfile.TemporaryDirectory() as folder:
+        model = GpuModel(
+            half_weights(sizes),
+            sizes,
+            Path(folder),
+            Path(os.environ.get("LIBRARY") or LIBRARY),
+            max(len(batch.rows) for batch in batches),
+            max(int(batch.input_mask.sum()) for batch in batches),
+        )
+        loaded, reasons = load(chosen, model)
+        if not loaded:
+            raise UserError(f"no system is here: {'; '.join(reasons.values())}")
+        results = []
+        for case in compared:
+            results.append(compare(loaded, case, repeats, reasons))
+            print(
+                to_json({k: round(v["windows_per_s"]) for k, v in results[-1]["systems"].items()})
+            )
+    after = card(uuid)
+    found = {
+        "started": started,
+        "finished": utc_now(),
+        "device": str(properties.name),
+        "driver": after.get("driver_version"),
+        "card_before": before,
+        "card_after": after,
+        **git_state(),
+        "versions": {
+            "PyTorch": str(torch.__version__),
+            "CUDA": str(torch.version.cuda),
+            **versions(("onnxruntime-gpu", "nvidia-cublas")),
+        },
+        "architecture": asdict(sizes),
+        "lengths": source,
+        "repeats": repeats,
+        "left_out": reasons,
+        "cases": results,
+    }
+    name = str(properties.name)
+    output = Path(os.environ.get("OUTPUT") or ROOT / "results" / "published" / folder_name(name))
+    text = markdown(found, chosen)
+    write_atomic(output / "gpu.json", to_json(found))
+    write_atomic(output / "gpu.md", text)
+    print(text)
+    print(f"bench-gpu: {output / 'gpu.md'}")
+    return OK
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

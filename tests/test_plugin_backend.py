@@ -1,0 +1,264 @@
+"""The backend plugin: its files and arrays anywhere, its network on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from plugin_build import NO_COMPILER, built
+from tiny_bert import architecture_of, inputs_of, random_weights
+
+from harness import graph_reader
+from harness.backends import EngineOptions, plugin
+from harness.backends.accelerated import OnAccelerator
+from harness.backends.ort import OrtSession
+from harness.backends.plugin import Plugin, PluginSession
+from harness.batches import AUTO
+from harness.devices import Accelerator
+from harness.errors import UserError
+from harness.executor import Executor, LoadedEngine, fuse
+from harness.graph import build_graph, save_graph
+from harness.measure import run_windows
+from harness.windows import Float32, Int32, Windows
+
+# Heads of a size that the kernels have.
+ARCHITECTURE = replace(architecture_of(2), heads=2)
+compiles = pytest.mark.skipif(NO_COMPILER, reason="no CUDA compiler (nvcc) here")
+
+
+def options(batch: Any = 4) -> EngineOptions:
+    return EngineOptions("fp16", batch, 40, ARCHITECTURE.hidden, ARCHITECTURE.heads, 0)
+
+
+def library() -> Path:
+    return built("bert_executor").parents[1] / "lib" / "libbert_executor.so"
+
+
+def output_of(*command: str | Path, seconds: int = 300) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@compiles
+def test_files_and_batches_under_sanitizers(tmp_path: Path) -> None:
+    assert ", 0 failed" in output_of(built("executor_test_host"), str(tmp_path))
+
+
+@compiles
+def test_misuse_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    assert ", 0 failed" in output_of(built("executor_test"), str(tmp_path))
+
+
+@compiles
+def test_refusals_become_one_line(tmp_path: Path) -> None:
+    """Also shows that the arguments arrive: each refusal names what was given."""
+    executor = Executor(library())
+    with pytest.raises(UserError, match=r"none\.engine cannot be opened"):
+        LoadedEngine(executor, tmp_path / "none.engine", 0)
+    tensors = fuse(random_weights(ARCHITECTURE), ARCHITECTURE)
+    lacking = {name: value for name, value in tensors.items() if name != "qa.bias"}
+    engine = tmp_path / "an.engine"
+    with pytest.raises(UserError, match=r"tensor qa\.bias is missing"):
+        executor.build(lacking, ARCHITECTURE, "fp16", 0, 64, engine)
+    with pytest.raises(UserError, match="heads have 32 or 64 channels, not 64 / 4"):
+        executor.build(tensors, replace(ARCHITECTURE, heads=4), "fp16", 0, 64, engine)
+    with pytest.raises(UserError, match="max_tokens is 1 to 1048576, not 0"):
+        executor.build(tensors, ARCHITECTURE, "fp16", 0, 0, engine)
+    assert not engine.exists()
+
+
+def test_a_missing_library_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make plugin") as caught:
+        Executor(tmp_path / "none.so")
+    assert "\n" not in str(caught.value)
+
+
+def test_fused_tensors_hold_queries_then_keys_then_values() -> None:
+    weights = random_weights(ARCHITECTURE)
+    fused = fuse(weights, ARCHITECTURE)
+    assert {value.dtype for value in fused.values()} == {np.dtype(np.float16)}
+    hidden = ARCHITECTURE.hidden
+    for i, part in enumerate(("query", "key", "value")):
+        for kind in ("weight", "bias"):
+            rows = fused[f"layer.1.attention.qkv.{kind}"][i * hidden : (i + 1) * hidden]
+            expected = weights[f"layer.1.attention.{part}.{kind}"].astype(np.float16)
+            assert np.array_equal(rows, expected)
+    assert len(fused) == len(weights) - 4 * ARCHITECTURE.layers
+
+
+def test_the_graph_keeps_float16_weights_exactly(tmp_path: Path) -> None:
+    weights = random_weights(ARCHITECTURE)
+    save_graph(build_graph(weights, ARCHITECTURE, "fp16"), tmp_path / "fp16.onnx")
+    read = graph_reader.read_graph(tmp_path / "fp16.onnx")
+    direct, through = fuse(weights, ARCHITECTURE), fuse(read.weights, read.architecture)
+    assert direct.keys() == through.keys()
+    assert all(np.array_equal(direct[name], through[name]) for name in direct)
+
+
+def test_why_it_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(OnAccelerator, "no_device", lambda self: "nothing here")
+    assert Plugin().unavailable() == "nothing here"
+    monkeypatch.setattr(OnAccelerator, "no_device", lambda self: None)
+    monkeypatch.setattr(plugin, "LIBRARY", tmp_path / "none.so")
+    assert "make plugin" in str(Plugin().unavailable())
+
+
+def test_engines_of_other_batches_and_libraries_have_other_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = Accelerator("nvidia", "a card", "580.1", {})
+    monkeypatch.setattr(OnAccelerator, "_found", lambda self, index: found)
+    monkeypatch.setattr(plugin, "LIBRARY", tmp_path / "libbert_executor.so")
+    for name in ("libbert_executor.so", "libbert_kernels.so"):
+        (tmp_path / name).write_bytes(b"1")
+    first = Plugin().engine_inputs(options())
+    assert first == Plugin().engine_inputs(options())
+    assert first != Plugin().engine_inputs(options(8))
+    (tmp_path / "libbert_kernels.so").write_bytes(b"2")
+    assert first != Plugin().engine_inputs(options())
+
+
+class Echo:
+    """Stands for a runner: its start logits are a token's id, its end logits the segment."""
+
+    made: ClassVar[list[Echo]] = []
+
+    def __init__(self, engine: Any, windows: int, tokens: int) -> None:
+        self.limits = windows, tokens
+        self.prepared: list[tuple[int, int, int]] = []
+        self.given: tuple[Int32, Int32, Int32, Int32] | None = None
+        self.made.append(self)
+
+    def prepare(self, windows: int, tokens: int, longest: int) -> None:
+        self.prepared.append((windows, tokens, longest))
+
+    def submit(self, ids: Int32, segments: Int32, offsets: Int32, lengths: Int32) -> None:
+        assert self.given is None
+        if len(lengths) > self.limits[0]:
+            raise UserError("too many windows")
+        for array in (ids, segments, offsets, lengths):
+            assert array.flags.c_contiguous and array.dtype == np.int32
+        self.given = ids.copy(), segments.copy(), offsets, lengths
+
+    def wait(self, start: Float32, end: Float32) -> float:
+        assert self.given is not None
+        ids, segments, offsets, lengths = self.given
+        self.given = None
+        for offset, length in zip(offsets, lengths, strict=True):
+            part = slice(offset, offset + length)
+            start.reshape(-1)[part] = ids.reshape(-1)[part]
+            end.reshape(-1)[part] = segments.reshape(-1)[part]
+        return 0.25
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> list[Echo]:
+    monkeypatch.setattr(plugin, "EngineRunner", Echo)
+    monkeypatch.setattr(Echo, "made", [])
+    return Echo.made
+
+
+def test_a_session_passes_each_window_alone(echo: list[Echo]) -> None:
+    session = PluginSession(None, options())  # type: ignore[arg-type]
+    ids, segments, mask = inputs_of([24, 3, 24, 9], 24)
+    # As wide batches come: views, and numbers where there is no token.
+    wide = np.full((4, 40), 7, np.int32)
+    wide[:, :24] = np.where(mask == 1, ids, 99)
+    found = session.run(wide[:, :24], segments.astype(np.int64).astype(np.int32), mask)
+    assert np.array_equal(found.start_logits, np.where(mask == 1, ids, 0))
+    assert np.array_equal(found.end_logits, segments)
+    assert found.seconds == 0.25
+    assert session.streams == len(echo) == 1
+
+
+def test_every_full_batch_has_its_graph_before_it_comes(echo: list[Echo]) -> None:
+    PluginSession(None, options())  # type: ignore[arg-type]
+    (runner,) = echo
+    assert runner.limits == (4, 160)
+    # Here a bucket is 64 tokens.
+    buckets = {-(-tokens // 64) for _, tokens, _ in runner.prepared}
+    assert buckets == {-(-tokens // 64) for tokens in range(4, 161)}
+    for windows, count, longest in runner.prepared:
+        assert windows == 4 and count <= windows * longest and longest <= 40
+
+
+def test_a_refusal_leaves_the_session_usable(echo: list[Echo]) -> None:
+    session = PluginSession(None, options(2))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="too many windows"):
+        session.run(*inputs_of([5, 5, 5], 5))
+    ids, segments, mask = inputs_of([5, 5], 5)
+    mask[1, 2] = 0
+    with pytest.raises(UserError, match="padding between tokens"):
+        session.run(ids, segments, mask)
+    assert session.run(*inputs_of([5, 4], 5)).start_logits.shape == (2, 5)
+
+
+def test_batches_by_tokens_run_on_several_streams(echo: list[Echo]) -> None:
+    session = PluginSession(None, options(AUTO))  # type: ignore[arg-type]
+    assert session.streams == len(echo) > 1
+    lengths = np.asarray([5, 9, 3, 12, 7, 2] * 20, np.int32)
+    random = np.random.default_rng(3)
+    tokens = random.integers(1, 50, lengths.sum()).astype(np.int32)
+    starts = np.zeros_like(lengths)
+    windows = Windows(tokens, lengths, starts + 1, starts, np.zeros((len(tokens), 2), np.int32))
+    plan = [np.arange(i, i + 6) for i in range(0, 120, 6)]
+    done = run_windows(session, windows, plan, "")
+    assert np.array_equal(done.start_logits, tokens)
+
+
+@pytest.mark.gpu
+class TestOnGpu:
+    """Run by `make test-gpu`."""
+
+    @pytest.fixture(scope="class")
+    def graph(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("plugin")
+        weights = random_weights(ARCHITECTURE)
+        for precision in ("fp16", "fp32"):
+            graph = build_graph(weights, ARCHITECTURE, precision)  # type: ignore[arg-type]
+            save_graph(graph, folder / f"{precision}.onnx")
+        return folder / "fp16.onnx"
+
+    @pytest.fixture(scope="class")
+    def engine(self, graph: Path) -> Path:
+        path = graph.with_suffix(".engine")
+        plugin.LIBRARY = library()
+        Plugin().build(graph, path, options())
+        return path
+
+    def test_networks_against_float64(self, tmp_path: Path) -> None:
+        program = built("executor_test")
+        assert ", 0 failed" in output_of(program, tmp_path, "--gpu", seconds=600)
+
+    def test_memory_is_in_order(self, tmp_path: Path) -> None:
+        few = ("--small", "--networks", "1", "--batches", "3")
+        checker = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "1")
+        program = built("executor_test")
+        done = output_of(*checker, program, tmp_path, "--gpu", *few, seconds=600)
+        assert ", 0 failed" in done
+
+    @pytest.mark.parametrize("batch", [4, AUTO])
+    def test_logits_are_the_references(self, graph: Path, engine: Path, batch: Any) -> None:
+        session = Plugin().load(engine, options(batch))
+        reference = OrtSession(graph.with_name("fp32.onnx"), optimized=False)
+        for seed, (rows, length) in enumerate([(4, 40), (1, 7), (3, 20), (4, 40), (2, 32)]):
+            given = inputs_of([length] + [length // 2 + 1] * (rows - 1), length, seed=seed)
+            found, expected = session.run(*given), reference.run(*given)
+            mask = given[2] == 1
+            assert found.seconds > 0
+            for ours, theirs in zip(found[:2], expected[:2], strict=True):
+                assert np.abs(ours - theirs)[mask].max() < 2e-2
+                assert not ours[~mask].any()
+
+    def test_a_damaged_engine_is_refused(self, engine: Path, tmp_path: Path) -> None:
+        damaged = tmp_path / "damaged.engine"
+        data = bytearray(engine.read_bytes())
+        data[-100] ^= 1
+        damaged.write_bytes(data)
+        with pytest.raises(UserError, match=r"damaged\.engine is damaged; delete it"):
+            Plugin().load(damaged, options())
