@@ -21,8 +21,10 @@ from harness.batches import AUTO
 from harness.devices import Accelerator
 from harness.errors import UserError
 from harness.executor import Executor, LoadedEngine, fuse
-from harness.graph import build_graph, save_graph
+from harness.graph import add_fp8_scales, build_graph, save_graph
 from harness.measure import run_windows
+from harness.scales import FP8_MAX, Scales, gemm_inputs, weight_scales
+from harness.weights import Weights
 from harness.windows import Float32, Int32, Windows
 
 # Heads of a size that the kernels have.
@@ -32,6 +34,17 @@ compiles = pytest.mark.skipif(NO_COMPILER, reason="no CUDA compiler (nvcc) here"
 
 def options(batch: Any = 4) -> EngineOptions:
     return EngineOptions("fp16", batch, 40, ARCHITECTURE.hidden, ARCHITECTURE.heads, 0)
+
+
+def fp8_scales(weights: Weights) -> Scales:
+    """All inputs reach 8; the weights' are theirs, the QA head's among them."""
+    inputs = gemm_inputs(ARCHITECTURE)
+    return Scales(
+        {},
+        {},
+        fp8_activations={name: np.float32(8 / 512) for name in inputs.values()},
+        fp8_weights={name: weight_scales(weights[f"{name}.weight"], FP8_MAX) for name in inputs},
+    )
 
 
 def library() -> Path:
@@ -67,6 +80,11 @@ def test_refusals_become_one_line(tmp_path: Path) -> None:
         executor.build(lacking, ARCHITECTURE, "fp16", 0, 64, engine)
     with pytest.raises(UserError, match="heads have 32 or 64 channels, not 64 / 4"):
         executor.build(tensors, replace(ARCHITECTURE, heads=4), "fp16", 0, 64, engine)
+    with pytest.raises(UserError, match=r"tensor layer\.0\.attention\.qkv\.weight has"):
+        executor.build(tensors, ARCHITECTURE, "fp8", 0, 64, engine)
+    narrow = replace(ARCHITECTURE, intermediate=88)
+    with pytest.raises(UserError, match="multiples of 16, not 64 and 88"):
+        executor.build(tensors, narrow, "fp8", 0, 64, engine)
     with pytest.raises(UserError, match="max_tokens is 1 to 1048576, not 0"):
         executor.build(tensors, ARCHITECTURE, "fp16", 0, 0, engine)
     assert not engine.exists()
@@ -89,6 +107,42 @@ def test_fused_tensors_hold_queries_then_keys_then_values() -> None:
             expected = weights[f"layer.1.attention.{part}.{kind}"].astype(np.float16)
             assert np.array_equal(rows, expected)
     assert len(fused) == len(weights) - 4 * ARCHITECTURE.layers
+
+
+def test_fp8_tensors_are_what_a_graph_with_their_scales_holds(tmp_path: Path) -> None:
+    weights = random_weights(ARCHITECTURE)
+    scales = fp8_scales(weights)
+    half = {name: value.astype(np.float16).astype(np.float32) for name, value in weights.items()}
+    model = build_graph(weights, ARCHITECTURE, "fp16")
+    add_fp8_scales(model, scales)
+    save_graph(model, tmp_path / "fp8.onnx")
+    read = graph_reader.read_graph(tmp_path / "fp8.onnx")
+    direct, through = (
+        fuse(half, ARCHITECTURE, scales),
+        fuse(read.weights, read.architecture, read.scales),
+    )
+    assert direct.keys() == through.keys()
+    assert all(np.array_equal(direct[name], through[name]) for name in direct)
+
+    plain = fuse(weights, ARCHITECTURE)
+    quantized = {name for name, value in direct.items() if value.dtype.itemsize == 1}
+    linears = ("attention.qkv", "attention.output", "ffn.in", "ffn.out")
+    layers = range(ARCHITECTURE.layers)
+    assert quantized == {f"layer.{i}.{linear}.weight" for i in layers for linear in linears}
+    assert direct.keys() - plain.keys() == {n.replace("weight", "scales") for n in quantized}
+    for name in quantized:
+        taken, scale = direct[name.replace("weight", "scales")]
+        assert taken == np.float32(8 / 512)
+        expected, found = plain[name].astype(np.float32), direct[name].astype(np.float32) * scale
+        # Half a step is a sixteenth of a value, or of the least normal number.
+        assert (np.abs(found - expected) <= np.maximum(np.abs(expected) / 16, scale * 2**-10)).all()
+
+
+def test_fp8_wants_scales(tmp_path: Path) -> None:
+    path = tmp_path / "fp16.onnx"
+    save_graph(build_graph(random_weights(ARCHITECTURE), ARCHITECTURE, "fp16"), path)
+    with pytest.raises(UserError, match="holds no FP8 scales"):
+        Plugin().build(path, tmp_path / "an.engine", replace(options(), precision="fp8"))
 
 
 def test_the_graph_keeps_float16_weights_exactly(tmp_path: Path) -> None:
@@ -254,6 +308,23 @@ class TestOnGpu:
             for ours, theirs in zip(found[:2], expected[:2], strict=True):
                 assert np.abs(ours - theirs)[mask].max() < 2e-2
                 assert not ours[~mask].any()
+
+    def test_fp8_is_near(self, graph: Path, tmp_path: Path) -> None:
+        weights = random_weights(ARCHITECTURE)
+        model = build_graph(weights, ARCHITECTURE, "fp16")
+        add_fp8_scales(model, fp8_scales(weights))
+        save_graph(model, tmp_path / "fp8.onnx")
+        plugin.LIBRARY = library()
+        chosen = replace(options(), precision="fp8")
+        Plugin().build(tmp_path / "fp8.onnx", tmp_path / "fp8.engine", chosen)
+        session = Plugin().load(tmp_path / "fp8.engine", chosen)
+        reference = OrtSession(graph.with_name("fp32.onnx"), optimized=False)
+        given = inputs_of([40, 21, 21, 7], 40)
+        found, expected = session.run(*given), reference.run(*given)
+        mask = given[2] == 1
+        for ours, theirs in zip(found[:2], expected[:2], strict=True):
+            difference = np.linalg.norm((ours - theirs)[mask]) / np.linalg.norm(theirs[mask])
+            assert difference < 0.2
 
     def test_a_damaged_engine_is_refused(self, engine: Path, tmp_path: Path) -> None:
         damaged = tmp_path / "damaged.engine"

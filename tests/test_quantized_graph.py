@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +25,21 @@ from harness.assets import AssetStore
 from harness.backends.ort import OrtSession
 from harness.batches import assemble
 from harness.calibrate import Method, center, quantize
-from harness.graph import Precision, build_graph, save_graph, shared_scale
+from harness.errors import UserError
+from harness.graph import FP8_SCALES, Precision, build_graph, save_graph, shared_scale
+from harness.graph_reader import read_graph
+from harness.options import read_options
 from harness.paths import ROOT
 from harness.profile import load_profile
-from harness.records import MadeFile
-from harness.scales import Scales, gemm_inputs, quantize_weight, save_scales
+from harness.records import MadeFile, records_of
+from harness.scales import (
+    FP8_MAX,
+    Scales,
+    gemm_inputs,
+    quantize_weight,
+    save_scales,
+    weight_scales,
+)
 from harness.squad import read_dataset
 from harness.weights import Architecture, Weights
 from harness.windows import Windows, cut_windows, load_tokenizer
@@ -379,16 +391,24 @@ def test_both_renderings_give_the_same_logits(tmp_path: Path, seed: int) -> None
     assert 0.01 < lost.mean() < 0.1
 
 
-def test_export_writes_the_graph_that_a_backend_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `make onnx` has of the tiny model, but for its scales."""
     monkeypatch.setattr(model, "BUILD", tmp_path)
     monkeypatch.setattr(model, "origin", lambda inputs: {})
     monkeypatch.setattr(model, "quantized_weights", lambda inputs, found: WEIGHTS)
-    save_scales(SCALES[True], tmp_path / "scales.safetensors")
-    made = MadeFile.of(tmp_path / "scales.safetensors")
     profile = SimpleNamespace(model="tiny", architecture=ARCHITECTURE)
-    inputs: Any = SimpleNamespace(options=SimpleNamespace(profile=profile))
+    return SimpleNamespace(options=SimpleNamespace(profile=profile))
+
+
+def saved(scales: Scales, folder: Path) -> MadeFile:
+    """A file of scales, as `make scales` records it."""
+    save_scales(scales, folder / "scales.safetensors")
+    return MadeFile.of(folder / "scales.safetensors")
+
+
+def test_export_writes_the_graph_that_a_backend_names(tmp_path: Path, tiny: Any) -> None:
+    made = saved(SCALES[True], tmp_path)
     expected = {
         "int8": graph_of("fp32", SCALES[True]),
         "int8-fp16": graph_of("fp16", SCALES[True]),
@@ -396,7 +416,42 @@ def test_export_writes_the_graph_that_a_backend_names(
     }
     assert expected.keys() == model.QUANTIZED.keys()
     for name, graph in expected.items():
-        assert onnx.load(model.export_graph(inputs, name, made)).graph == graph, name
+        assert onnx.load(model.export_graph(tiny, name, made)).graph == graph, name
+
+
+@pytest.mark.parametrize("qa", [True, False])
+def test_fp8_is_the_fp16_graph_with_its_scales_beside_it(
+    tmp_path: Path, tiny: Any, qa: bool
+) -> None:
+    given = {"PROFILE": "minilm-sample", "BACKEND": "plugin", "PRECISION": "fp8"}
+    options = read_options(given, available=False)
+    assert records_of(options).scales is not None
+    inputs = gemm_inputs(ARCHITECTURE)
+    taken = {name: np.float32(2.0**-i) for i, name in enumerate(inputs.values())}
+    scales = replace(
+        SCALES[qa],
+        fp8_activations=taken,
+        fp8_weights={name: weight_scales(WEIGHTS[f"{name}.weight"], FP8_MAX) for name in inputs},
+    )
+    written = model.export_graph(tiny, options.graph_precision, saved(scales, tmp_path))
+
+    assert onnx.load(written).graph == graph_of("fp16", None)
+    (held,) = (p for p in onnx.load(written).metadata_props if p.key == FP8_SCALES)
+    groups = json.loads(held.value)
+    # One scale a weight, the one that its largest value needs.
+    largest = {name: float(s.max()) for name, s in scales.fp8_weights.items()}
+    assert groups == {"activations": {n: float(s) for n, s in taken.items()}, "weights": largest}
+    found = read_graph(written).scales
+    assert found is not None
+    assert not found.weights
+    assert found.fp8_activations == taken
+    assert {name: float(s[0]) for name, s in found.fp8_weights.items()} == largest
+
+
+def test_fp8_without_its_scales_is_an_error(tmp_path: Path, tiny: Any) -> None:
+    with pytest.raises(UserError, match="holds no FP8 scales"):
+        model.export_graph(tiny, "fp8", saved(SCALES[True], tmp_path))
+    assert not list(tmp_path.glob("onnx/*"))
 
 
 @pytest.fixture(scope="module")

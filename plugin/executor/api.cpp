@@ -51,10 +51,10 @@ BertStatus on_device(BertRunner* runner, Work work) noexcept {
 }
 
 // The data of every tensor of the network, in order.
-std::vector<const void*> matched(const BertArchitecture& architecture, const BertTensor* tensors,
-                                 int32_t count) {
+std::vector<const void*> matched(const BertArchitecture& architecture, BertPrecision precision,
+                                 const BertTensor* tensors, int32_t count) {
   std::vector<const void*> found;
-  for (const TensorSpec& spec : tensors_of(architecture)) {
+  for (const TensorSpec& spec : tensors_of(architecture, precision)) {
     const BertTensor* match = nullptr;
     for (int32_t i = 0; i < count; ++i) {
       if (tensors[i].name != nullptr && spec.name == tensors[i].name) match = tensors + i;
@@ -85,9 +85,10 @@ BertStatus bert_engine_build(const BertArchitecture* architecture, BertPrecision
     check(*architecture, precision);
     require(max_tokens >= 1 && max_tokens <= 1 << 20,
             "max_tokens is 1 to 1048576, not " + std::to_string(max_tokens));
-    const std::vector<const void*> found = matched(*architecture, tensors, count);
+    const std::vector<const void*> found = matched(*architecture, precision, tensors, count);
     const Device built_for(device);
-    const Network network(*architecture, found);
+    require_capable(built_for, precision);
+    const Network network(*architecture, precision, found);
     FileFacts facts{};
     facts.architecture = *architecture;
     facts.precision = precision;

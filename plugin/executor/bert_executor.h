@@ -17,10 +17,14 @@ extern "C" {
 /* One line on the last error of the calling thread; never NULL. */
 BERT_API const char* bert_executor_last_error(void);
 
-typedef enum BertPrecision { BERT_FP16 = 0 } BertPrecision;
+/* FP8: a layer's linears take E4M3, one scale a tensor, and add up as precisely as tensor cores do
+ * for FP8. All between them, attention's products too, is as in FP16. Compute capability 8.9 and
+ * later. */
+typedef enum BertPrecision { BERT_FP16 = 0, BERT_FP8 = 1 } BertPrecision;
 
 /* Heads have 32 or 64 channels; `hidden` is a multiple of 8 and at most 1024, `intermediate` a
- * multiple of 8; windows have up to `positions` tokens, and up to BERT_MAX_LENGTH. */
+ * multiple of 8, both of 16 in FP8; windows have up to `positions` tokens, and up to
+ * BERT_MAX_LENGTH. */
 typedef struct BertArchitecture {
   int32_t layers, hidden, heads, intermediate, vocab, segments, positions;
   float epsilon; /* added to the variance in layer norms */
@@ -37,6 +41,9 @@ typedef struct BertArchitecture {
  *   layer.{i}.ffn.out.{weight (hidden, intermediate), bias (hidden)}
  *   layer.{i}.ffn.norm.{gamma, beta} (hidden)
  *   qa.{weight (2, hidden), bias (2)}
+ *
+ * In FP8 a layer's linears have weights in E4M3, and beside weight and bias `scales`, FP32 (2): what
+ * E4M3's values of the linear's input, and those of its weight, are to be multiplied by.
  */
 typedef struct BertTensor {
   const char* name;

@@ -79,8 +79,9 @@ uint64_t checksum_of(const void* data, uint64_t bytes) {
 
 void write_engine(const std::string& path, FileFacts facts, const Algorithms& algorithms,
                   const std::vector<const void*>& tensors) {
-  check(facts.architecture, static_cast<BertPrecision>(facts.precision));
-  const std::vector<TensorSpec> specs = tensors_of(facts.architecture);
+  const auto precision = static_cast<BertPrecision>(facts.precision);
+  check(facts.architecture, precision);
+  const std::vector<TensorSpec> specs = tensors_of(facts.architecture, precision);
   require(specs.size() == tensors.size(), "an engine has other tensors than its architecture");
   const Placement placed = place(specs);
   facts.tensors = static_cast<uint32_t>(specs.size());
@@ -156,6 +157,14 @@ void EngineFile::check_head() const {
           path_ + " is damaged" + kAdvice);
 }
 
+std::vector<const void*> EngineFile::tensors() const {
+  std::vector<const void*> found;
+  for (const uint64_t offset : place(tensors_of(facts_.architecture, precision())).offsets) {
+    found.push_back(data_ + facts_.data + offset);
+  }
+  return found;
+}
+
 void EngineFile::read() {
   const auto consistent = [&](bool holds) {
     require(holds, path_ + " contradicts itself" + kAdvice);
@@ -168,11 +177,11 @@ void EngineFile::read() {
   };
   get(&facts_);
   try {
-    check(facts_.architecture, static_cast<BertPrecision>(facts_.precision));
+    check(facts_.architecture, precision());
   } catch (const Error& error) {
     throw Error(error.status, path_ + ": " + error.what() + kAdvice);
   }
-  const std::vector<TensorSpec> specs = tensors_of(facts_.architecture);
+  const std::vector<TensorSpec> specs = tensors_of(facts_.architecture, precision());
   const Placement placed = place(specs);
   consistent(facts_.tensors == specs.size() && facts_.data % kAlignment == 0 &&
              facts_.data <= size_ && size_ - facts_.data == placed.bytes);

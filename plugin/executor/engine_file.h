@@ -92,7 +92,9 @@ class EngineFile {
 
   const FileFacts& facts() const { return facts_; }
   const Algorithms& algorithms() const { return algorithms_; }
-  const unsigned char* tensors() const { return data_ + facts_.data; }
+  BertPrecision precision() const { return static_cast<BertPrecision>(facts_.precision); }
+  // Each tensor's bytes, in order.
+  std::vector<const void*> tensors() const;
   uint64_t tensor_bytes() const { return size_ - facts_.data; }
 
  private:

@@ -29,9 +29,8 @@ Algorithm from_cublas(const cublasLtMatmulAlgo_t& algorithm) {
 
 class Layout {
  public:
-  Layout(int rows, int columns) {
-    cublas(cublasLtMatrixLayoutCreate(&layout_, CUDA_R_16F, rows, columns, rows),
-           "cuBLASLt layout");
+  Layout(cudaDataType type, int rows, int columns) {
+    cublas(cublasLtMatrixLayoutCreate(&layout_, type, rows, columns, rows), "cuBLASLt layout");
   }
   ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
   Layout(const Layout&) = delete;
@@ -46,22 +45,34 @@ class Layout {
 class Description {
  public:
   explicit Description(const Product& product)
-      : weight(product.in, product.out),
-        input(product.in, product.tokens),
-        output(product.out, product.tokens) {
+      : weight(type(product.quantized), product.in, product.out),
+        input(type(product.quantized), product.in, product.tokens),
+        unread(CUDA_R_16F, product.out, product.tokens),
+        output(type(product.output_scale != nullptr), product.out, product.tokens) {
     cublas(cublasLtMatmulDescInit(&storage_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cuBLASLt product");
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (product.quantized) {
+      // Tensor cores add E4M3's products with 14 bits. Without this, FP32 registers take over each
+      // few of them, which takes longer.
+      set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+    }
+    if (product.output_scale != nullptr) {
+      set(CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, product.output_scale);
+    }
     if (product.epilogue == Epilogue::kNone) return;
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, product.epilogue == Epilogue::kBiasGelu
                                            ? CUBLASLT_EPILOGUE_GELU_BIAS
                                            : CUBLASLT_EPILOGUE_BIAS);
+    set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(CUDA_R_16F));
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
   }
 
   cublasLtMatmulDesc_t operation() { return &storage_; }
-  const Layout weight, input, output;
+  // `unread` is what cuBLASLt could add. FP16 even where the output is E4M3: it knows no other.
+  const Layout weight, input, unread, output;
 
  private:
+  static cudaDataType type(bool quantized) { return quantized ? CUDA_R_8F_E4M3 : CUDA_R_16F; }
   template <class Value>
   void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
     cublas(cublasLtMatmulDescSetAttribute(&storage_, attribute, &value, sizeof(value)),
@@ -107,17 +118,23 @@ std::vector<Algorithm> Gemm::candidates(const Product& product, int most) const 
   Preference preference;
   std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(most));
   int count = 0;
-  cublas(cublasLtMatmulAlgoGetHeuristic(handle_.get(), description.operation(),
-                                        description.weight.get(), description.input.get(),
-                                        description.output.get(), description.output.get(),
-                                        preference.get(), most, results.data(), &count),
-         "cuBLASLt's choice of an algorithm");
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle_.get(), description.operation(), description.weight.get(), description.input.get(),
+      description.unread.get(), description.output.get(), preference.get(), most, results.data(),
+      &count);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) cublas(status, "cuBLASLt's choice of an algorithm");
   std::vector<Algorithm> found;
   for (int i = 0; i < count; ++i) {
     const auto& result = results[static_cast<size_t>(i)];
     if (result.state == CUBLAS_STATUS_SUCCESS) found.push_back(from_cublas(result.algo));
   }
-  if (found.empty()) throw Error(BERT_UNSUPPORTED, "cuBLASLt has no algorithm for a linear");
+  if (found.empty()) {
+    // Such as GELU with an output in E4M3, which not every device need have.
+    throw Error(BERT_UNSUPPORTED, "cuBLASLt has no algorithm for a linear of " +
+                                      std::to_string(product.in) + " to " +
+                                      std::to_string(product.out) + " channels in " +
+                                      (product.quantized ? "FP8" : "FP16") + " on this device");
+  }
   return found;
 }
 
@@ -126,7 +143,7 @@ bool Gemm::allows(const Product& product, const Algorithm& algorithm) const {
   const cublasLtMatmulAlgo_t algo = to_cublas(algorithm);
   cublasLtMatmulHeuristicResult_t result{};
   return cublasLtMatmulAlgoCheck(handle_.get(), description.operation(), description.weight.get(),
-                                 description.input.get(), description.output.get(),
+                                 description.input.get(), description.unread.get(),
                                  description.output.get(), &algo,
                                  &result) == CUBLAS_STATUS_SUCCESS &&
          result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspace;
@@ -136,10 +153,13 @@ void Gemm::run(const Product& product, const Algorithm& algorithm, void* workspa
                cudaStream_t stream) const {
   Description description(product);
   const cublasLtMatmulAlgo_t algo = to_cublas(algorithm);
-  const float one = 1.0f, zero = 0.0f;
-  cublas(cublasLtMatmul(handle_.get(), description.operation(), &one, product.weight,
+  const float zero = 0.0f;
+  // Nothing is read there, but cuBLASLt wants a pointer, and the output's own only where both have
+  // one type.
+  const void* unread = product.output_scale == nullptr ? product.output : workspace;
+  cublas(cublasLtMatmul(handle_.get(), description.operation(), &product.scale, product.weight,
                         description.weight.get(), product.input, description.input.get(), &zero,
-                        product.output, description.output.get(), product.output,
+                        unread, description.unread.get(), product.output,
                         description.output.get(), &algo, workspace, kWorkspace, stream),
          "cuBLASLt product");
 }

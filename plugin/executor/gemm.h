@@ -16,13 +16,19 @@ constexpr size_t kWorkspace = 32 << 20;  // bytes a stream
 
 enum class Epilogue { kNone, kBias, kBiasGelu };
 
+// Sums are in FP32; of E4M3, in the fewer bits that tensor cores have for it.
 struct Product {
-  const void* input;   // FP16 (tokens, in)
-  const void* weight;  // FP16 (out, in)
+  const void* input;   // (tokens, in), FP16 or all of it E4M3
+  const void* weight;  // (out, in), of the input's type
   const void* bias;    // FP16 (out), with an epilogue
-  void* output;        // FP16 (tokens, out)
+  void* output;        // (tokens, out), FP16 or E4M3
   int tokens, in, out;
   Epilogue epilogue;
+  // Of E4M3: whether input and weight are, and what their product is multiplied by; whether the
+  // output is, and (on the device) what that is multiplied by before it is rounded.
+  bool quantized = false;
+  float scale = 1.0f;
+  const float* output_scale = nullptr;
 };
 
 // What cuBLASLt's algorithms belong to.

@@ -25,7 +25,8 @@ void check(const BertArchitecture& a, BertPrecision precision) {
     require(value >= 1 && value <= most, std::string(what) + " is 1 to " + std::to_string(most) +
                                              ", not " + std::to_string(value));
   };
-  require(precision == BERT_FP16, "there is no precision " + std::to_string(precision));
+  require(precision == BERT_FP16 || precision == BERT_FP8,
+          "there is no precision " + std::to_string(precision));
   within(a.layers, 1024, "layers");
   within(a.hidden, BERT_MAX_HIDDEN, "hidden");
   within(a.heads, a.hidden, "heads");
@@ -33,16 +34,17 @@ void check(const BertArchitecture& a, BertPrecision precision) {
   within(a.vocab, 1 << 24, "vocab");
   within(a.segments, 1 << 8, "segments");
   within(a.positions, 1 << 16, "positions");
-  require(a.hidden % 8 == 0 && a.intermediate % 8 == 0,
-          "hidden and intermediate are multiples of 8, not " + std::to_string(a.hidden) + " and " +
-              std::to_string(a.intermediate));
+  const int step = precision == BERT_FP8 ? 16 : 8;
+  require(a.hidden % step == 0 && a.intermediate % step == 0,
+          "hidden and intermediate are multiples of " + std::to_string(step) + ", not " +
+              std::to_string(a.hidden) + " and " + std::to_string(a.intermediate));
   require(a.hidden == 32 * a.heads || a.hidden == 64 * a.heads,
           "heads have 32 or 64 channels, not " + std::to_string(a.hidden) + " / " +
               std::to_string(a.heads));
   require(std::isfinite(a.epsilon) && a.epsilon >= 0, "epsilon is no small positive number");
 }
 
-std::vector<TensorSpec> tensors_of(const BertArchitecture& a) {
+std::vector<TensorSpec> tensors_of(const BertArchitecture& a, BertPrecision precision) {
   constexpr uint64_t kHalf = 2;
   const uint64_t hidden = static_cast<uint64_t>(a.hidden);
   std::vector<TensorSpec> tensors;
@@ -54,7 +56,12 @@ std::vector<TensorSpec> tensors_of(const BertArchitecture& a) {
     add(name + ".beta", 1, hidden);
   };
   const auto linear = [&](const std::string& name, uint64_t out, uint64_t in) {
-    add(name + ".weight", out, in);
+    if (precision == BERT_FP8) {
+      tensors.push_back({name + ".weight", out * in});
+      tensors.push_back({name + ".scales", 2 * sizeof(float)});
+    } else {
+      add(name + ".weight", out, in);
+    }
     add(name + ".bias", 1, out);
   };
   add("embeddings.word", static_cast<uint64_t>(a.vocab), hidden);
@@ -70,7 +77,8 @@ std::vector<TensorSpec> tensors_of(const BertArchitecture& a) {
     linear(layer + ".ffn.out", hidden, static_cast<uint64_t>(a.intermediate));
     norm(layer + ".ffn.norm");
   }
-  linear("qa", 2, hidden);
+  add("qa.weight", 2, hidden);
+  add("qa.bias", 1, 2);
   return tensors;
 }
 

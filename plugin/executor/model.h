@@ -27,6 +27,7 @@ struct TensorSpec {
 void check(const BertArchitecture& architecture, BertPrecision precision);
 
 // Every tensor of the network, in the order of the forward pass.
-std::vector<TensorSpec> tensors_of(const BertArchitecture& architecture);
+std::vector<TensorSpec> tensors_of(const BertArchitecture& architecture,
+                                   BertPrecision precision = BERT_FP16);
 
 }  // namespace bert::executor

@@ -22,15 +22,21 @@ struct Device {
   void use() const;
 };
 
+// Throws where the device has no tensor cores for it.
+void require_capable(const Device& device, BertPrecision precision);
+
 // All weights, in one piece of device memory that lies as the file's tensors do.
 class Network {
  public:
-  Network(const BertArchitecture& architecture, const void* tensors);
-  Network(const BertArchitecture& architecture, const std::vector<const void*>& tensors);
+  // `tensors` on the host, in the order of `tensors_of`.
+  Network(const BertArchitecture& architecture, BertPrecision precision,
+          const std::vector<const void*>& tensors);
 
   struct LinearWeights {
-    const half* weight;
+    const void* weight;  // FP16 or E4M3
     const half* bias;
+    float input_scale, weight_scale;  // of E4M3
+    const float* input_inverse;       // 1 / input_scale, on the device
   };
   struct Layer {
     LinearWeights linears[kLinears];
@@ -38,15 +44,16 @@ class Network {
   };
 
   const BertArchitecture architecture;
+  const BertPrecision precision;
   const half *word, *segment, *position;
   NormWeights embedding_norm;
   std::vector<Layer> layers;
-  LinearWeights head;
+  const half *head_weight, *head_bias;
 
  private:
-  explicit Network(const BertArchitecture& architecture);
   const Placement placed_;
-  DeviceMemory memory_;
+  const DeviceMemory memory_;
+  DeviceMemory inverses_;
 };
 
 // Memory for batches of up to `tokens` rows, on a stream of its own. Rows beyond a batch's tokens
@@ -54,7 +61,7 @@ class Network {
 // window's end.
 class Activations {
  public:
-  Activations(const BertArchitecture& architecture, int32_t tokens);
+  Activations(const Network& network, int32_t tokens);
 
   half* hidden;   // (tokens, hidden): a layer's input
   half* middle;   // (tokens, hidden): after attention's layer norm
@@ -62,6 +69,10 @@ class Activations {
   half* context;  // (tokens, hidden): attention's output, which nothing else writes
   half* product;  // (tokens, hidden): of a GEMM that a layer norm follows
   float* logits;  // (2, tokens of the bucket): start, end
+  // E4M3, in FP8: what linears take.
+  __nv_fp8_storage_t* narrow_quantized;   // (tokens, hidden): of `hidden` or of `middle`
+  __nv_fp8_storage_t* context_quantized;  // (tokens, hidden)
+  __nv_fp8_storage_t* inner_quantized;    // (tokens, intermediate)
   void* workspace;
 
   void poison(cudaStream_t stream) const;

@@ -15,7 +15,7 @@ inline void cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   const std::string text = std::string(what) + ": " + cudaGetErrorString(error);
   cudaGetLastError();  // or the next launch would report it again
-  throw Error(error == cudaErrorInvalidDevice ? BERT_BAD_ARGUMENT : BERT_DEVICE_ERROR, text);
+  throw Error(BERT_DEVICE_ERROR, text);
 }
 
 // bert_kernels' errors.

@@ -57,6 +57,19 @@ struct Vector {
   }
 };
 
+__device__ inline void store_e4m3(const E4m3Output& output, size_t at, const float (&from)[kPack]) {
+  if (output.rows == nullptr) return;
+  int2 bits;
+  auto* pairs = reinterpret_cast<__nv_fp8x2_storage_t*>(&bits);
+#pragma unroll
+  for (int i = 0; i < kPack / 2; ++i) {
+    pairs[i] = __nv_cvt_float2_to_fp8x2(
+        make_float2(from[2 * i] * output.inverse, from[2 * i + 1] * output.inverse),
+        __NV_SATFINITE, __NV_E4M3);
+  }
+  *reinterpret_cast<int2*>(output.rows + at) = bits;
+}
+
 // (x - mean) / sqrt(variance + epsilon) * gamma + beta, in place.
 template <int kPacks>
 __device__ inline void normalize(Row<kPacks>& row, const Vector<kPacks>& gamma,
@@ -119,7 +132,13 @@ __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) embed_kernel(Embeddi
   const size_t begin = static_cast<size_t>(index) * e.hidden;
   for_packs<kPacks>(e.hidden, [&](int i, int channel) {
     store(e.output + begin + channel, row.values[i]);
-    if (!counts) *reinterpret_cast<int4*>(e.context + begin + channel) = make_int4(0, 0, 0, 0);
+    store_e4m3(e.quantized, begin + channel, row.values[i]);
+    if (counts) return;
+    if (e.context != nullptr) {
+      *reinterpret_cast<int4*>(e.context + begin + channel) = make_int4(0, 0, 0, 0);
+    } else {
+      *reinterpret_cast<int2*>(e.context_quantized + begin + channel) = make_int2(0, 0);
+    }
   });
 }
 
@@ -162,11 +181,18 @@ __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) add_norm_kernel(AddN
   } else {
     for_packs<kPacks>(t.hidden, [&](int i, int channel) {
       store(t.output + begin + channel, row.values[i]);
+      store_e4m3(t.quantized, begin + channel, row.values[i]);
     });
   }
 }
 
-__global__ void fill_kernel(half* values, size_t count) {
+__device__ inline void set(half* to, float value) { *to = __float2half(value); }
+__device__ inline void set(__nv_fp8_storage_t* to, float value) {
+  *to = __nv_cvt_float_to_fp8(64.0f * value, __NV_SATFINITE, __NV_E4M3);
+}
+
+template <class Value>
+__global__ void fill_kernel(Value* values, size_t count) {
   const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
@@ -174,8 +200,14 @@ __global__ void fill_kernel(half* values, size_t count) {
     const unsigned state = static_cast<unsigned>(i) * 747796405u + 2891336453u;
     const unsigned word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737u;
     const int bits = static_cast<int>((word >> 22) ^ word);
-    values[i] = __float2half(static_cast<float>(bits) * 0x1p-31f);
+    set(values + i, static_cast<float>(bits) * 0x1p-31f);
   }
+}
+
+template <class Value>
+void fill_with(Value* values, size_t count, cudaStream_t stream) {
+  fill_kernel<<<1024, 256, 0, stream>>>(values, count);
+  cuda(cudaGetLastError(), "fill");
 }
 
 // Calls `launch` with the number of packs a lane has, as a compile-time constant.
@@ -220,9 +252,10 @@ void add_norm(const AddNorm& task, bool overlapped, cudaStream_t stream) {
   });
 }
 
-void fill(half* values, size_t count, cudaStream_t stream) {
-  fill_kernel<<<1024, 256, 0, stream>>>(values, count);
-  cuda(cudaGetLastError(), "fill");
+void fill(half* values, size_t count, cudaStream_t stream) { fill_with(values, count, stream); }
+
+void fill(__nv_fp8_storage_t* values, size_t count, cudaStream_t stream) {
+  fill_with(values, count, stream);
 }
 
 }  // namespace bert::executor

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -15,6 +16,12 @@ struct NormWeights {
   const half* beta;
 };
 
+// Where a row is stored as E4M3 as well, as value * inverse; nullptr for nowhere.
+struct E4m3Output {
+  __nv_fp8_storage_t* rows;
+  float inverse;
+};
+
 // Layer norm of the sum of three embeddings.
 struct Embedding {
   const half* word;      // (vocab, hidden)
@@ -24,9 +31,12 @@ struct Embedding {
   const Token* tokens;   // (rows); only those that count are read
   const int32_t* count;  // one number, the rows that count
   half* output;          // (rows, hidden); rows that do not count get finite values
-  half* context;         // (rows, hidden), of which rows that do not count become zeros
+  // (rows, hidden), one of them, of which rows that do not count become zeros.
+  half* context;
+  __nv_fp8_storage_t* context_quantized;
   int rows, hidden;
   float epsilon;
+  E4m3Output quantized;
 };
 void embed(const Embedding& embedding, cudaStream_t stream);
 
@@ -44,12 +54,14 @@ struct AddNorm {
   float* end;               // (rows)
   int rows, hidden;
   float epsilon;
+  E4m3Output quantized;  // of rows that are stored
 };
 // `overlapped`: the kernel is launched before the one ahead of it has ended, and waits for it
 // itself. Compute capability 9.0 and later.
 void add_norm(const AddNorm& task, bool overlapped, cudaStream_t stream);
 
-// Values in (-1, 1) that look random, for timing.
+// Values that look random, for timing: FP16 in (-1, 1), E4M3 in [-64, 64].
 void fill(half* values, size_t count, cudaStream_t stream);
+void fill(__nv_fp8_storage_t* values, size_t count, cudaStream_t stream);
 
 }  // namespace bert::executor

@@ -40,7 +40,8 @@ const EngineFile& fitting(const EngineFile& file, const std::string& path, const
 
 Engine::Engine(const EngineFile& file, const std::string& path, int index)
     : device(index),
-      network(file.facts().architecture, fitting(file, path, device).tensors()),
+      network(file.facts().architecture, fitting(file, path, device).precision(),
+              file.tensors()),
       algorithms_(file.algorithms()) {}
 
 Algorithm Engine::algorithm(const Gemm& gemm, Linear linear, const Product& product) const {
@@ -60,7 +61,7 @@ Runner::Runner(const Engine& engine, int32_t most_windows, int32_t most_tokens)
       most_windows_(most_windows),
       most_tokens_(most_tokens),
       longest_(std::min<int32_t>(BERT_MAX_LENGTH, engine.network.architecture.positions)),
-      at_(engine.network.architecture, largest(most_windows, most_tokens).tokens),
+      at_(engine.network, largest(most_windows, most_tokens).tokens),
       block_(device_memory(block_bytes(largest(most_windows, most_tokens)))),
       pinned_block_(pinned_memory(block_bytes(largest(most_windows, most_tokens)))),
       pinned_logits_(pinned_memory(2 * sizeof(float) * token_bucket(most_tokens))),

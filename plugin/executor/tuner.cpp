@@ -31,7 +31,7 @@ class Tuner {
  public:
   Tuner(const Network& network, int32_t most_tokens)
       : network_(network),
-        at_(network.architecture, token_bucket(most_tokens)),
+        at_(network, token_bucket(most_tokens)),
         stream_(make_stream()),
         begin_(make_event()),
         end_(make_event()) {
@@ -41,6 +41,11 @@ class Tuner {
       fill(narrow, rows * a.hidden, stream_.get());
     }
     fill(at_.wide, rows * std::max(3 * a.hidden, a.intermediate), stream_.get());
+    if (network.precision != BERT_FP8) return;
+    for (__nv_fp8_storage_t* narrow : {at_.narrow_quantized, at_.context_quantized}) {
+      fill(narrow, rows * a.hidden, stream_.get());
+    }
+    fill(at_.inner_quantized, rows * a.intermediate, stream_.get());
   }
 
   Algorithm fastest(Linear linear, int32_t tokens) {

@@ -128,6 +128,32 @@ BertStatus attention_portable(const AttentionShape& shape, const half* qkv,
   return launched("portable attention");
 }
 
+namespace {
+
+BertStatus attend(const BertSequences* sequences, int32_t heads, int32_t head_size,
+                  const BertHalf* qkv, const ContextOutput& output, BertStream stream) {
+  BERT_RETURN_IF_ERROR(check(sequences));
+  BERT_REQUIRE(head_size == 32 || head_size == 64,
+               "heads have 32 or 64 channels, not " + std::to_string(head_size));
+  BERT_REQUIRE(heads > 0 && heads * head_size <= BERT_MAX_HIDDEN,
+               std::to_string(heads) + " heads of " + std::to_string(head_size) +
+                   " channels are more than 1024");
+  BERT_REQUIRE(qkv != nullptr, "attention's input is NULL");
+  BERT_REQUIRE(output.quantized == nullptr || output.scale > 0,
+               "a quantized output's scale is not positive");
+  const AttentionShape shape{*sequences, heads, head_size};
+  BertAttentionKernel kernel;
+  BERT_RETURN_IF_ERROR(bert_attention_chosen(&kernel));
+#ifdef BERT_WITH_WGMMA
+  if (kernel == BERT_ATTENTION_WGMMA) return attention_wgmma(shape, as_half(qkv), output, stream);
+#endif
+#ifdef BERT_WITH_MMA
+  if (kernel == BERT_ATTENTION_MMA) return attention_mma(shape, as_half(qkv), output, stream);
+#endif
+  return attention_portable(shape, as_half(qkv), output, stream);
+}
+
+}  // namespace
 }  // namespace bert
 
 BertStatus bert_attention_choose(BertAttentionKernel kernel) {
@@ -148,24 +174,20 @@ BertStatus bert_attention(const BertSequences* sequences, int32_t heads, int32_t
                           const BertHalf* qkv, BertHalf* context, int8_t* quantized, float scale,
                           BertStream stream) {
   using namespace bert;
-  BERT_RETURN_IF_ERROR(check(sequences));
-  BERT_REQUIRE(head_size == 32 || head_size == 64,
-               "heads have 32 or 64 channels, not " + std::to_string(head_size));
-  BERT_REQUIRE(heads > 0 && heads * head_size <= BERT_MAX_HIDDEN,
-               std::to_string(heads) + " heads of " + std::to_string(head_size) +
-                   " channels are more than 1024");
-  BERT_REQUIRE(qkv != nullptr && (context != nullptr) != (quantized != nullptr),
-               "attention takes qkv and writes one output, FP16 or INT8");
-  BERT_REQUIRE(quantized == nullptr || scale > 0, "an INT8 output's scale is not positive");
-  const AttentionShape shape{*sequences, heads, head_size};
-  const ContextOutput output{as_half(context), quantized, scale};
-  BertAttentionKernel kernel;
-  BERT_RETURN_IF_ERROR(bert_attention_chosen(&kernel));
-#ifdef BERT_WITH_WGMMA
-  if (kernel == BERT_ATTENTION_WGMMA) return attention_wgmma(shape, as_half(qkv), output, stream);
+  BERT_REQUIRE((context != nullptr) != (quantized != nullptr),
+               "attention writes one output, FP16 or INT8");
+  return attend(sequences, heads, head_size, qkv, {as_half(context), quantized, scale, false},
+                stream);
+}
+
+BertStatus bert_attention_e4m3(const BertSequences* sequences, int32_t heads, int32_t head_size,
+                               const BertHalf* qkv, uint8_t* context, float scale,
+                               BertStream stream) {
+  using namespace bert;
+#ifndef BERT_WITH_E4M3
+  return fail(BERT_UNSUPPORTED, "this library was built without E4M3");
 #endif
-#ifdef BERT_WITH_MMA
-  if (kernel == BERT_ATTENTION_MMA) return attention_mma(shape, as_half(qkv), output, stream);
-#endif
-  return attention_portable(shape, as_half(qkv), output, stream);
+  BERT_REQUIRE(context != nullptr, "attention's output is NULL");
+  return attend(sequences, heads, head_size, qkv,
+                {nullptr, reinterpret_cast<int8_t*>(context), scale, true}, stream);
 }

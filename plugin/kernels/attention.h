@@ -7,11 +7,12 @@
 
 namespace bert {
 
-// Where contexts go: FP16, or INT8 of `scale` if `quantized` is not nullptr.
+// Where contexts go: FP16, or if `quantized` is not nullptr INT8 or E4M3 of `scale`.
 struct ContextOutput {
   half* context;
   int8_t* quantized;
   float scale;
+  bool e4m3;
 };
 
 struct AttentionShape {

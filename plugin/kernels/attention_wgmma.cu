@@ -244,15 +244,29 @@ __device__ inline void store_context(const ContextOutput& output, size_t row, in
                                      float inverse, bool valid) {
   const int pair = threadIdx.x % 4;
   const size_t at = row * hidden + channel;
+  // Four lanes have eight neighbouring channels in pairs; after the exchange one lane has them.
   if constexpr (kQuantized) {
+    unsigned words[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      words[c] = quantized_pair(output, context[c][2 * r] * inverse,
+                                context[c][2 * r + 1] * inverse);
+      if constexpr (kHead == 64) {
+        words[c] |= quantized_pair(output, context[c + 4][2 * r] * inverse,
+                                   context[c + 4][2 * r + 1] * inverse)
+                    << 16;
+      }
+    }
+    exchange(words);
     if (!valid) return;
 #pragma unroll
-    for (int c = 0; c < kHead / 8; ++c) {
-      store_pair(output, at + c * 8 + pair * 2, context[c][2 * r] * inverse,
-                 context[c][2 * r + 1] * inverse);
+    for (int half_words = 0; half_words < kHead / 32; ++half_words) {
+      const unsigned selector = half_words == 0 ? 0x5410 : 0x7632;
+      *reinterpret_cast<uint2*>(output.quantized + at + (half_words * 4 + pair) * 8) =
+          make_uint2(__byte_perm(words[0], words[1], selector),
+                     __byte_perm(words[2], words[3], selector));
     }
   } else {
-    // Four lanes have eight neighbouring channels in pairs; after the exchange one lane has them.
 #pragma unroll
     for (int first = 0; first < kHead / 8; first += 4) {
       unsigned words[4];

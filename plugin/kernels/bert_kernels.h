@@ -100,6 +100,12 @@ BERT_API BertStatus bert_attention(const BertSequences* sequences, int32_t heads
                                    int32_t head_size, const BertHalf* qkv, BertHalf* context,
                                    int8_t* quantized, float scale, BertStream stream);
 
+/* The same with the context in FP8 (E4M3): value / scale rounded to even, at most +-448. Toolkits
+ * before CUDA 11.8 have no such type: BERT_UNSUPPORTED. */
+BERT_API BertStatus bert_attention_e4m3(const BertSequences* sequences, int32_t heads,
+                                        int32_t head_size, const BertHalf* qkv, uint8_t* context,
+                                        float scale, BertStream stream);
+
 /* What bert_attention runs on this device; for tests, `choose` names another one. */
 typedef enum BertAttentionKernel {
   BERT_ATTENTION_AUTO = 0,

@@ -1,6 +1,11 @@
 // Writing contexts, for every attention kernel.
 #pragma once
 
+#if __has_include(<cuda_fp8.h>)
+#include <cuda_fp8.h>
+#define BERT_WITH_E4M3
+#endif
+
 #include "attention.h"
 #include "pack.cuh"
 
@@ -11,15 +16,26 @@ inline float exponent_scale(int head_size) {
   return 1.4426950408889634f / sqrtf(static_cast<float>(head_size));
 }
 
+// Two values as INT8 or E4M3, side by side in memory.
+__device__ inline unsigned quantized_pair(const ContextOutput& output, float first,
+                                          float second) {
+#ifdef BERT_WITH_E4M3
+  if (output.e4m3) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(first / output.scale, second / output.scale),
+                                    __NV_SATFINITE, __NV_E4M3);
+  }
+#endif
+  const auto low = static_cast<uint8_t>(quantized(first, output.scale));
+  const auto high = static_cast<uint8_t>(quantized(second, output.scale));
+  return low | unsigned{high} << 8;
+}
+
 __device__ inline void store_pair(const ContextOutput& output, size_t at, float first,
                                   float second) {
   if (output.quantized == nullptr) {
     *reinterpret_cast<half2*>(output.context + at) = __floats2half2_rn(first, second);
   } else {
-    char2 pair;
-    pair.x = quantized(first, output.scale);
-    pair.y = quantized(second, output.scale);
-    *reinterpret_cast<char2*>(output.quantized + at) = pair;
+    *reinterpret_cast<uint16_t*>(output.quantized + at) = quantized_pair(output, first, second);
   }
 }
 

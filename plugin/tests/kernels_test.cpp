@@ -271,6 +271,23 @@ void TestAttention(BertAttentionKernel kernel, const std::string& name) {
                 what)) {
     CompareIntegers(d_quantized.Read(), expected, scale, 0.05, what + ", INT8");
   }
+  // Half a step of E4M3 is 1/16 of a value, or 2^-10 of the scale. A small scale saturates.
+  const float e4m3_scale = Between(0, 3) == 0 ? 0.001f : 0.01f;
+  DeviceBuffer<uint8_t> d_e4m3(tokens * hidden);
+  if (Succeeded(bert_attention_e4m3(&random.sequences, heads, head_size, d_qkv.get(), d_e4m3.get(),
+                                    e4m3_scale, nullptr),
+                what)) {
+    const std::vector<uint8_t> found = d_e4m3.Read();
+    size_t wrong = 0;
+    for (size_t i = 0; i < found.size(); ++i) {
+      const double most = 448 * e4m3_scale, value = std::clamp(expected[i], -most, most);
+      const double error = std::fabs(reference::FromE4m3(found[i]) * e4m3_scale - value);
+      // Not NaN either.
+      wrong += !(error <= std::fabs(value) / 16 + std::ldexp(e4m3_scale, -10) + 4e-3);
+    }
+    g_checks.That(wrong == 0, what + ", E4M3: " + std::to_string(wrong) + " values are wrong");
+    g_checks.That(d_e4m3.GuardHolds(), what + ", E4M3: wrote behind the context's end");
+  }
   bert_attention_choose(BERT_ATTENTION_AUTO);
 }
 

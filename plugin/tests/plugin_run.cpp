@@ -382,7 +382,7 @@ void RunFc(int32_t in, int32_t out, bool has_bias) {
           });
 }
 
-enum class WeightForm { kAmax, kBothAmax, kOneScale, kRowScales, kInt8 };
+enum class WeightForm { kAmax, kBothAmax, kOneScale, kRowScales, kRowScalesAndAmax, kInt8 };
 
 void RunFcInt8(int32_t in, int32_t out, WeightForm form, bool has_bias, bool half_output) {
   const Batch batch(150);
@@ -394,7 +394,8 @@ void RunFcInt8(int32_t in, int32_t out, WeightForm form, bool has_bias, bool hal
     scales[i / columns] = std::max(scales[i / columns], 0.9f * std::fabs(weight[i]) / 127);
   }
   const float amax = *std::max_element(scales.begin(), scales.end()) * 127;
-  if (form != WeightForm::kRowScales) scales.assign(rows, amax / 127);
+  const bool by_row = form == WeightForm::kRowScales || form == WeightForm::kRowScalesAndAmax;
+  if (!by_row) scales.assign(rows, amax / 127);
   std::vector<int8_t> quantized(weight.size());
   Values real_weight(weight.size());
   for (size_t i = 0; i < weight.size(); ++i) {
@@ -416,11 +417,12 @@ void RunFcInt8(int32_t in, int32_t out, WeightForm form, bool has_bias, bool hal
     fields.Floats("W", weight);
   }
   if (form == WeightForm::kAmax || form == WeightForm::kInt8) fields.Floats("fc_amax", {amax});
-  if (form == WeightForm::kBothAmax) fields.Floats("fc_amax", {amax, scale * 127});
+  const bool from_amax =  // then the output needs no scale
+      form == WeightForm::kBothAmax || form == WeightForm::kRowScalesAndAmax;
+  if (from_amax) fields.Floats("fc_amax", {amax, scale * 127});
   if (form == WeightForm::kOneScale) fields.Floats("weight_scales", {amax / 127});
-  if (form == WeightForm::kRowScales) fields.Floats("weight_scales", scales);
+  if (by_row) fields.Floats("weight_scales", scales);
   if (has_bias) fields.Floats("Bias", bias);
-  const bool from_amax = form == WeightForm::kBothAmax;  // then the output needs no scale
   Execute(kFc, "2", WithScales(fields, input_scale, from_amax ? 0 : scale), {input},
           {batch.Hidden(out, half_output ? kHalf : kInt8, scale)},
           [&](const std::vector<Filled>& got) {
@@ -731,10 +733,12 @@ void RunAll(fake::Logger* logger, int rounds) try {
         for (const int32_t out : {1, 2, 8, 13}) RunFc(hidden, out, bias);
       }
       g_checks.Begin("run fully connected, INT8" + size);
-      for (const WeightForm form : {WeightForm::kAmax, WeightForm::kBothAmax, WeightForm::kOneScale,
-                                    WeightForm::kRowScales, WeightForm::kInt8}) {
+      for (const WeightForm form :
+           {WeightForm::kAmax, WeightForm::kBothAmax, WeightForm::kOneScale, WeightForm::kRowScales,
+            WeightForm::kRowScalesAndAmax, WeightForm::kInt8}) {
         RunFcInt8(hidden, hidden, form, RandomInt(0, 1) == 1, false);
-        if (fake::kScalesInFields && form != WeightForm::kBothAmax) {
+        if (fake::kScalesInFields && form != WeightForm::kBothAmax &&
+            form != WeightForm::kRowScalesAndAmax) {
           RunFcInt8(hidden, 48, form, RandomInt(0, 1) == 1, true);
         }
       }

@@ -410,7 +410,12 @@ void TestSpecialCases() {
     if (test.name == kFc && test.version == "2" && test.fields.Has("fc_amax")) {
       FieldList both = test.fields;
       both.Floats("weight_scales", {0.1f});
-      CheckRefused(test, both, "fc_amax beside weight_scales", "weight_scales");
+      g_checks.That(Create(test, both) != nullptr, "fc_amax beside weight_scales");
+      for (const std::vector<float>& bad : {std::vector<float>{0.1f, 0.1f}, {-0.1f}}) {
+        FieldList wrong = test.fields;
+        wrong.Floats("weight_scales", bad);
+        CheckRefused(test, wrong, "wrong weight_scales beside fc_amax", "weight_scales");
+      }
       FieldList one = test.fields.Without("fc_amax");
       one.Floats("fc_amax", {0.1f});
       const Plugin::Pointer plugin = Create(test, one);

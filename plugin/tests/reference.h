@@ -36,6 +36,27 @@ inline uint16_t ToHalf(double value) {
 
 inline double Half(double value) { return FromHalf(ToHalf(value)); }
 
+// E4M3 <-> double: no infinity, 0x7f is NaN, the largest number is 448.
+inline double FromE4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, fraction = bits & 7;
+  const double magnitude = (bits & 127) == 127 ? NAN
+                           : exponent == 0     ? std::ldexp(fraction, -9)
+                                               : std::ldexp(8 + fraction, exponent - 10);
+  return (bits & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+// To nearest, halves to even, saturated; `value` is a number.
+inline uint8_t ToE4m3(double value) {
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  const double magnitude = std::min(std::fabs(value), 448.0);
+  if (magnitude == 0) return sign;
+  int exponent = 0;
+  std::frexp(magnitude, &exponent);
+  exponent = std::max(exponent, -5);  // below 2^-6 the steps stay 2^-9
+  const double steps = std::nearbyint(std::ldexp(magnitude, 4 - exponent));
+  return static_cast<uint8_t>(sign + static_cast<int>(steps) + ((exponent + 5) << 3));
+}
+
 inline double Quantized(double value, double scale) {
   return std::clamp(std::nearbyint(value / scale), -128.0, 127.0);
 }

@@ -8,17 +8,19 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_uint64, c_void_
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from .errors import UserError, one_line
 from .paths import BUILD
+from .scales import FP8_MAX, Scales, gemm_inputs
 from .weights import SEGMENTS, Architecture, Weights
 from .windows import Float32, Int32
 
 LIBRARY = BUILD / "plugin" / "plugin" / "lib" / "libbert_executor.so"
 # BertPrecision.
-PRECISIONS = {"fp16": 0}
+PRECISIONS = {"fp16": 0, "fp8": 1}
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -166,12 +168,34 @@ def _free_runner(engine: LoadedEngine, function: str, handle: c_void_p) -> None:
     engine.executor.free(function, handle)
 
 
-def fuse(weights: Weights, architecture: Architecture) -> Tensors:
-    """The tensors of the header, float16: as they are, but queries, keys and values together."""
-    fused: Tensors = {name: value.astype(np.float16) for name, value in weights.items()}
+def fuse(weights: Weights, architecture: Architecture, scales: Scales | None = None) -> Tensors:
+    """The tensors of the header: as they are, but queries, keys and values together.
+
+    float16, and with `scales` the layers' linears in FP8, whose scale is that of the channel with
+    the largest.
+    """
+    together = {}
     for i in range(architecture.layers):
-        attention = f"layer.{i}.attention"
-        for kind in ("weight", "bias"):
-            parts = [fused.pop(f"{attention}.{part}.{kind}") for part in ("query", "key", "value")]
-            fused[f"{attention}.qkv.{kind}"] = np.concatenate(parts)
+        for part in ("query", "key", "value"):
+            together[f"layer.{i}.attention.{part}"] = f"layer.{i}.attention.qkv"
+    parts: dict[str, list[str]] = {}
+    for name in weights:
+        owner, _, kind = name.rpartition(".")
+        if owner not in together:
+            parts[name] = [name]
+    for kind in ("weight", "bias"):
+        for owner, whole in together.items():
+            parts.setdefault(f"{whole}.{kind}", []).append(f"{owner}.{kind}")
+    fused: Tensors = {}
+    inputs = gemm_inputs(architecture)
+    for name, names in parts.items():
+        value = np.concatenate([weights[n] for n in names])
+        linears = [n.removesuffix(".weight") for n in names]
+        if scales is None or linears[0] not in inputs or linears[0] == "qa":
+            fused[name] = value.astype(np.float16)
+            continue
+        scale = max(scales.fp8_weights[linear].max() for linear in linears)
+        fused[name] = (value / scale).clip(-FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
+        taken = scales.fp8_activations[inputs[linears[0]]]
+        fused[f"{name.removesuffix('weight')}scales"] = np.array([taken, scale], np.float32)
     return fused

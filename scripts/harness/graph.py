@@ -32,6 +32,8 @@ IR_VERSION = 8
 IR_VERSION_FP16_SCALES = 9
 # The metadata property of a quantized graph that holds `_other_scales`.
 OTHER_SCALES = "other_scales"
+# The metadata property that `add_fp8_scales` writes.
+FP8_SCALES = "fp8_scales"
 # What a masked score is given: finite in float16, and exp() of it is 0 beside any real score.
 MASKED_SCORE = -10000.0
 
@@ -135,6 +137,17 @@ def _other_scales(g: _Graph, scales: Scales) -> str:
             for group, found in groups.items()
         }
     )
+
+
+def add_fp8_scales(model: onnx.ModelProto, scales: Scales) -> None:
+    """Write FP8's scales, as JSON with one a weight, beside the numbers of `model`, which stays as
+    it is: a network that is built from these may quantize them.
+    """
+    groups = {
+        "activations": {name: float(s) for name, s in sorted(scales.fp8_activations.items())},
+        "weights": {name: float(s.max()) for name, s in sorted(scales.fp8_weights.items())},
+    }
+    helper.set_model_props(model, {FP8_SCALES: json.dumps(groups)})
 
 
 def shared_scale(scales: Array) -> np.float32:

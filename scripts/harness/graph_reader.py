@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from .errors import UserError
-from .graph import OTHER_SCALES
+from .graph import FP8_SCALES, OTHER_SCALES
 from .scales import Scales
 from .weights import Architecture, Weights, check_weights
 
@@ -29,7 +29,8 @@ _SCALE = ".scale"
 
 @dataclass(frozen=True)
 class Model:
-    """What a graph was written from. `scales` is None where nothing is quantized.
+    """What a graph was written from. `scales` is None where it has none. FP8's come with one a
+    weight, beside weights that are not quantized.
 
     Quantized weights are integers times scales, so that `scales.quantize_weight` makes the same
     integers of them again. What a plugin quantizes more coarsely is rounded twice then.
@@ -59,7 +60,7 @@ def read_graph(path: Path) -> Model:
             f"{path} is no graph that `make onnx` writes ({error}); delete it and run `make onnx`"
         ) from None
     check_weights(weights, architecture, qa_head=True)
-    return Model(weights, architecture, scales if scales.weights else None)
+    return Model(weights, architecture, scales if scales.weights or scales.fp8_weights else None)
 
 
 def _architecture(graph: onnx.GraphProto, tensors: dict[str, npt.NDArray[Any]]) -> Architecture:
@@ -90,6 +91,9 @@ def _scales(tensors: dict[str, npt.NDArray[Any]], properties: dict[str, str]) ->
     groups = {"activations": found.activations, "outputs": found.outputs}
     for group, scales in json.loads(properties.get(OTHER_SCALES, "{}")).items():
         groups[group].update({name: np.float32(scale) for name, scale in scales.items()})
+    fp8 = json.loads(properties.get(FP8_SCALES, '{"activations": {}, "weights": {}}'))
+    found.fp8_activations.update({n: np.float32(s) for n, s in fp8["activations"].items()})
+    found.fp8_weights.update({n: np.array([s], np.float32) for n, s in fp8["weights"].items()})
     for name, tensor in tensors.items():
         if name.endswith(_WEIGHT_SCALE):
             found.weights[name.removesuffix(_WEIGHT_SCALE)] = tensor.astype(np.float32)

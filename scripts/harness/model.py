@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import cast
 
 from . import adapter, calibrate, graph, qat, scales, torch_checkpoint, weights
+from .errors import UserError
 from .files import atomic_path, fingerprint
 from .graph import Precision
 from .inputs import Inputs
-from .paths import BUILD
+from .paths import BUILD, shown
 from .provenance import code_sha256
 from .records import MadeFile
 from .weights import Weights
@@ -45,7 +46,8 @@ def merged_weights(inputs: Inputs) -> Weights:
 def export_graph(inputs: Inputs, precision: str, scales_file: MadeFile | None = None) -> Path:
     """The graph's file, written unless one made from the same things is there.
 
-    `precision` is "fp32", "fp16", or a quantized one, which takes `scales_file`.
+    `precision` is "fp32", "fp16", or a quantized one, which takes `scales_file`: of `QUANTIZED`, or
+    "fp8", whose graph is FP16's with the scales beside it.
     """
     profile = inputs.options.profile
     made_from = {
@@ -66,13 +68,21 @@ def export_graph(inputs: Inputs, precision: str, scales_file: MadeFile | None = 
             found = scales.read_scales(scales_file.checked("scales"))
             values = quantized_weights(inputs, found)
             scales.check_scales(found, values, profile.architecture)
-            made = graph.build_graph(
-                values,
-                profile.architecture,
-                QUANTIZED[precision],
-                found,
-                shared_scales=precision in SHARED_SCALES,
-            )
+            if precision == "fp8":
+                if not found.fp8_weights:
+                    raise UserError(
+                        f"{shown(scales_file.path)} holds no FP8 scales; a QAT checkpoint has none"
+                    )
+                made = graph.build_graph(values, profile.architecture, "fp16")
+                graph.add_fp8_scales(made, found)
+            else:
+                made = graph.build_graph(
+                    values,
+                    profile.architecture,
+                    QUANTIZED[precision],
+                    found,
+                    shared_scales=precision in SHARED_SCALES,
+                )
         with atomic_path(path) as temporary:
             graph.save_graph(made, temporary)
     return path

@@ -14,8 +14,9 @@ namespace bert_plugin {
 // scale.
 //
 // W's scale is upstream's `fc_amax` (the weight's largest magnitude and, if a second value
-// follows, the output's), or `weight_scales`, one or one a row. W in FP32 is quantized here, and
-// what is serialized is INT8.
+// follows, the output's), or `weight_scales`, one or one a row, which count where both are given:
+// upstream's library does not know them, so one network suits both. W in FP32 is quantized here,
+// and what is serialized is INT8.
 class FullyConnectedInt8 {
   using DataType = nvinfer1::DataType;
 
@@ -110,25 +111,31 @@ class FullyConnectedInt8 {
   }
 
   void ReadScales() {
-    const char* name = fields_.Has("fc_amax") ? "fc_amax" : "weight_scales";
-    if (!fields_.Has(name)) RefuseField(name, "is missing, and so is fc_amax");
-    if (fields_.Has("fc_amax") && fields_.Has("weight_scales")) {
-      RefuseField(name, "is given beside weight_scales");
+    std::vector<float> amax;
+    if (fields_.Has("fc_amax")) {
+      amax = Positives("fc_amax");
+      if (amax.size() > 2) RefuseField("fc_amax", "must have 1 or 2 values");
+      if (amax.size() == 2) amax_output_scale_ = amax[1] / kLevels;
     }
+    if (fields_.Has("weight_scales")) {
+      weight_scales_ = Positives("weight_scales");
+    } else {
+      if (amax.empty()) RefuseField("weight_scales", "is missing, and so is fc_amax");
+      weight_scales_ = {amax[0] / kLevels};
+    }
+    const size_t rows = static_cast<size_t>(out_);
+    if (weight_scales_.size() == 1) weight_scales_.resize(rows, weight_scales_.front());
+    if (weight_scales_.size() != rows) {
+      RefuseField("weight_scales", "must have 1 value, or out_dims");
+    }
+  }
+
+  std::vector<float> Positives(const char* name) const {
     std::vector<float> values = fields_.Values<float>(name);
     for (const float value : values) {
       if (value <= 0) RefuseField(name, "must be positive");
     }
-    if (fields_.Has("fc_amax")) {
-      if (values.size() > 2) RefuseField(name, "must have 1 or 2 values");
-      if (values.size() == 2) amax_output_scale_ = values[1] / kLevels;
-      values = {values[0] / kLevels};
-    }
-    if (values.size() == 1) values.assign(static_cast<size_t>(out_), values[0]);
-    if (values.size() != static_cast<size_t>(out_)) {
-      RefuseField(name, "must have 1 value, or out_dims");
-    }
-    weight_scales_ = std::move(values);
+    return values;
   }
 
   void Quantize() {

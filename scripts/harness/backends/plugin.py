@@ -84,14 +84,14 @@ class Plugin(OnAccelerator):
 
     name = "plugin"
     vendor = "nvidia"
-    precisions: tuple[str, ...] = ("fp16",)
+    precisions: tuple[str, ...] = ("fp16", "fp8")
     # GEMMs are tuned for the tokens that its batches have.
     engine_needs_batch = True
     token_budget = _TOKEN_BUDGET
     compiles_shapes = True
 
     def graph_precision(self, options: EngineOptions) -> str:
-        """The weights are the FP16 graph's."""
+        """FP8's is the FP16 graph of centered weights, with scales beside it."""
         return options.precision
 
     def unavailable(self) -> str | None:
@@ -126,7 +126,10 @@ class Plugin(OnAccelerator):
     def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
         """Time the GEMMs' algorithms on the options' device and write the fastest."""
         model = read_graph(onnx_file)
-        tensors = fuse(model.weights, model.architecture)
+        if options.precision == "fp8" and (model.scales is None or not model.scales.fp8_weights):
+            raise UserError(f"{onnx_file} holds no FP8 scales; run `make scales` and `make onnx`")
+        scales = model.scales if options.precision == "fp8" else None
+        tensors = fuse(model.weights, model.architecture, scales)
         tokens = _largest(options)[1]
         Executor(LIBRARY).build(
             tensors, model.architecture, options.precision, options.device, tokens, engine_file
