@@ -5,31 +5,27 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from harness.batches import plan_batches
 from harness.engine import checked_engine
 from harness.errors import OK, run_command
 from harness.files import to_json, write_atomic
 from harness.inputs import Inputs
 from harness.lock import device_lock
-from harness.measure import NOISE_SPREAD, Pass, run_pass, summarize, warm_up
-from harness.options import Options, read_options
+from harness.measure import (
+    NOISE_SPREAD,
+    Pass,
+    run_pass,
+    steady,
+    summarize,
+    warm,
+)
+from harness.options import read_options
 from harness.paths import shown
 from harness.provenance import environment, git_state, utc_now
 from harness.records import MadeFile, read_record, records_of
 from harness.run import LOGITS, METRICS, PREDICTIONS, RUN, TIMINGS, Logits, write_logits
 from harness.scoring import score
-from harness.windows import Int32, cut_windows, load_tokenizer
-
-
-def warm_shapes(options: Options, lengths: Int32) -> list[tuple[int, int]]:
-    """The batch of the longest windows, at full length, as often as the profile says, and each
-    shape that must be compiled."""
-    plan = plan_batches(lengths, options.batch, options.backend.token_budget)
-    shapes = [(len(rows), int(lengths[rows].max())) for rows in plan]
-    count, _ = max(shapes, key=lambda shape: shape[1])
-    full = (count, options.profile.windows.sequence_length)
-    distinct = sorted(set(shapes)) if options.backend.compiles_shapes else []
-    return [full] * options.profile.warmup + distinct
+from harness.watch import END_TO_END, disturbed, watch_device
+from harness.windows import cut_windows, load_tokenizer
 
 
 def main() -> int:
@@ -45,21 +41,23 @@ def main() -> int:
         started, began = utc_now(), time.perf_counter()
         session = backend.load(engine_file, options.engine)
         windows = cut_windows(dataset.questions, tokenizer, profile.windows)
-        warm_up(session, warm_shapes(options, windows.lengths))
+        watch = watch_device(backend.vendor, backend.device(options.device))
+        warmup_seconds = warm(session, options, windows.lengths)
         passes: list[Pass] = []
-        for repeat in range(profile.repeats):
-            label = f"pass {repeat + 1} of {profile.repeats}"
-            done = run_pass(
-                session,
-                dataset.questions,
-                tokenizer,
-                profile,
-                options.batch,
-                backend.token_budget,
-                label,
-            )
-            # One pass's logits are enough, and all of them would not fit a small machine.
-            passes.append(done if not passes else done.without_logits())
+        with watch:
+            for repeat in range(profile.repeats):
+                label = f"pass {repeat + 1} of {profile.repeats}"
+                done = run_pass(
+                    session,
+                    dataset.questions,
+                    tokenizer,
+                    profile,
+                    options.batch,
+                    backend.token_budget,
+                    label,
+                )
+                # One pass's logits are enough, and all of them would not fit a small machine.
+                passes.append(done if not passes else done.without_logits())
         wall_seconds = time.perf_counter() - began
         device, surroundings = backend.device(options.device), environment()
 
@@ -68,7 +66,9 @@ def main() -> int:
         "questions": len(dataset.questions),
         "windows": len(first.windows),
         "batch": options.batch,
-        "warmup": profile.warmup,
+        "warmup": len(warmup_seconds),
+        "warmup_seconds": warmup_seconds,
+        "warmup_steady": steady(warmup_seconds),
         "streams": session.streams,
         "shapes": first.execution.shapes,
         "seconds": [done.execution.seconds for done in passes],
@@ -113,6 +113,7 @@ def main() -> int:
         "device": device,
         "git": git_state(),
         "environment": surroundings,
+        **watch.as_json(),
     }
     write_atomic(folder / RUN, to_json(run))
     noise = ", which is noise" if metrics["qps_spread"] > NOISE_SPREAD else ""
@@ -121,6 +122,9 @@ def main() -> int:
         f"QPS {metrics['qps']:.2f} (spread {metrics['qps_spread']:.1%}{noise}), "
         f"end to end {metrics['qps_end_to_end']:.2f}"
     )
+    if reason := disturbed(run, END_TO_END):
+        speed = "QPS is" if disturbed(run) else "end-to-end QPS is"
+        print(f"infer: disturbed, so {speed} inconclusive: {reason}")
     return OK
 
 

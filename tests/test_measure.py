@@ -19,7 +19,16 @@ from harness.answers import answer_texts
 from harness.backends import Outputs
 from harness.batches import AUTO, BatchSize, plan_batches
 from harness.errors import UserError
-from harness.measure import qps, run_pass, run_windows, summarize, warm_up
+from harness.measure import (
+    interval,
+    qps,
+    run_pass,
+    run_windows,
+    steady,
+    summarize,
+    warm_up,
+    warm_up_until_steady,
+)
 from harness.profile import Profile, load_profile
 from harness.squad import Question
 from harness.windows import Float32, Int32, WindowOptions, cut_windows, load_tokenizer
@@ -181,6 +190,53 @@ def test_warm_up_runs_batches_of_real_tokens(streams: int) -> None:
         assert mask.all()
 
 
+class Warming(ScriptedSession):
+    """Each batch takes as long as the script says, then always as long as its last entry."""
+
+    def __init__(self, script: list[float], streams: int = 1) -> None:
+        super().__init__(streams)
+        self.script = script
+
+    def run(self, input_ids: Int32, segment_ids: Int32, input_mask: Int32) -> Outputs:
+        made = super().run(input_ids, segment_ids, input_mask)
+        place = min(len(self.inputs), len(self.script)) - 1
+        return made._replace(seconds=self.script[place])
+
+
+@pytest.mark.parametrize(
+    ("script", "least", "batches"),
+    [
+        # Steady from the start: as many as were asked for, or five to see it by.
+        ([1.0], 3, 5),
+        ([1.0], 7, 7),
+        # The last five agree within 5 %.
+        ([9, 7, 5, 3, 1, 1.04, 1, 1, 1.02], 3, 9),
+        # Never: twice as many as asked for, and at least twenty.
+        ([1, 2] * 40, 3, 20),
+        ([1, 2] * 40, 15, 30),
+    ],
+)
+def test_warm_up_lasts_until_batches_take_equally_long(
+    script: list[float], least: int, batches: int
+) -> None:
+    session = Warming(script)
+    seconds = warm_up_until_steady(session, (2, 9), least)
+    assert len(seconds) == len(session.inputs) == batches
+    assert all(ids.shape == (2, 9) for ids, _, _ in session.inputs)
+    assert steady(seconds) == (batches < 20)
+
+
+def test_warm_up_of_several_streams_ends() -> None:
+    seconds = warm_up_until_steady(Warming([1.0], streams=2), (2, 9), 3)
+    assert steady(seconds) and 5 <= len(seconds) <= 20
+
+
+def test_steady_is_the_last_five_within_five_per_cent() -> None:
+    assert not steady([1.0] * 4)
+    assert steady([9.0, 1.0, 1.0, 1.0, 1.0, 1.04])
+    assert not steady([1.0, 1.0, 1.0, 1.0, 1.06])
+
+
 def test_progress_keeps_items_and_order() -> None:
     assert list(measure.progress([3, 1, 2], "test")) == [3, 1, 2]
     assert list(measure.progress([], "test")) == []
@@ -233,6 +289,8 @@ def test_summary_by_hand() -> None:
     # 6 questions in those walls: 2, 3, 1, 4, 0.5.
     assert summary["qps_end_to_end"] == 2
     assert summary["qps_end_to_end_spread"] == pytest.approx((4 - 0.5) / 2)
+    # Distances from 4: 0, 4, 2, 0, 3.
+    assert summary["qps_mad"] == 2 / 4
     assert summary["repeats"] == 5
     # Sorted, in ms: 250 500 750 1000 1000 1000 1500 2000 3000 6000. Linear interpolation between
     # neighbours: p50 at place 4.5, p90 at place 8.1, p99 at place 8.91, counted from 0.
@@ -262,7 +320,23 @@ def test_execution_times_for_other_repeats_are_an_error() -> None:
 
 def test_equal_repeats_have_no_spread() -> None:
     summary = summarize(timings([[1.0, 1.0]] * 5, [2.0] * 5))
-    assert summary["qps_spread"] == summary["qps_end_to_end_spread"] == 0
+    assert summary["qps_spread"] == summary["qps_end_to_end_spread"] == summary["qps_mad"] == 0
+    assert summary["qps_interval"] == [summary["qps"]] * 2
+
+
+def test_the_interval_is_the_medians_and_always_the_same() -> None:
+    values = [4.0, 8.0, 2.0, 4.5, 1.0]
+    low, high = interval(values)
+    # A median of five draws is 1 or 8 where three or more of them are: 5.8 % of the time each.
+    assert (low, high) == (1.0, 8.0)
+    assert interval(values[::-1])[0] <= 4 <= interval(values)[1]
+    assert interval(values) == interval(values)
+    # Of many repeats, the normal approximation: 1.2533 σ / √n each way, times 1.96.
+    many = list(np.random.default_rng(1).normal(100, 2, size=401))
+    low, high = interval(many)
+    assert high - low == pytest.approx(2 * 1.96 * 1.2533 * 2 / 401**0.5, rel=0.25)
+    assert low < np.median(many) < high
+    assert interval([3.0]) == [3.0, 3.0]
 
 
 def test_noise_is_a_spread_over_five_per_cent() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from test_batches import windows_of
 from harness.batches import AUTO, plan_batches
 from harness.errors import UserError
 from harness.files import sha256_file
+from harness.golden import load_golden
+from harness.measure import summarize
 from harness.options import read_options
-from harness.verify import _timings
+from harness.scoring import Score
+from harness.verify import FAIL, PASS, UNCLEAR, UNPROMISED, _metrics, _qps, _timings
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -413,3 +417,85 @@ def test_streams_are_a_count(streams: Any) -> None:
     timings = {**auto_timings(), "streams": streams}
     with pytest.raises(UserError, match="the timings claim"):
         _timings(timings, AUTO_RUN, 15, AUTO_WINDOWS, AUTO_OPTIONS)
+
+
+QPS_OPTIONS = read_options({"PROFILE": "minilm-sample", "BACKEND": "ort-cpu", "BATCH": "8"})
+BUSY = {"what": "other processes", "detail": "1.00 of 2 cores", "share": 0.5, "affects": "qps"}
+BESIDE = {**BUSY, "affects": "qps_end_to_end"}
+
+
+def judged(promised: float | None, run: dict[str, Any], walls: list[float] | None = None) -> Any:
+    """The check of a run at 8 QPS on a device with a promise of `promised` QPS or none."""
+    golden = load_golden("minilm-sample", "fp32")
+    assert golden is not None
+    entry = {"device": "here", "backend": "ort-cpu", "batch": 8, "value": promised}
+    document = {"qps": [] if promised is None else [{**entry, "allowed_loss": 0}]}
+    timings = {
+        "windows": 8,
+        "batch": 8,
+        "questions": 8,
+        "seconds": [[wall] for wall in walls or [1.0] * 5],
+        "execution_seconds": [1.0] * 5,
+        "wall_seconds": [1.0] * 5,
+    }
+    record = {"device": {"name": "here"}, **run}
+    return _qps(replace(golden, document=document), record, QPS_OPTIONS, timings)
+
+
+@pytest.mark.parametrize(
+    ("promised", "run", "status", "note"),
+    [
+        (8, {"disturbances": []}, PASS, ""),
+        (9, {"disturbances": []}, FAIL, "8.00 is under the limit 9"),
+        (8, {"disturbances": [BUSY]}, UNCLEAR, "disturbed by other processes (1.00 of 2 cores)"),
+        (9, {"disturbances": [BUSY]}, UNCLEAR, "disturbed by other processes"),
+        # Beside a GPU the processor's other work is nothing to QPS.
+        (8, {"disturbances": [BESIDE]}, PASS, ""),
+        (9, {"disturbances": [BESIDE]}, FAIL, "is under the limit"),
+        (
+            8,
+            {},
+            UNCLEAR,
+            "nothing is known of what disturbed the run; run `make infer REMEASURE=1`",
+        ),
+        (8, {"disturbances": [7]}, UNCLEAR, "the run's disturbances are malformed"),
+        (None, {"disturbances": [BUSY]}, UNPROMISED, "nothing is promised for here"),
+        (None, {}, UNPROMISED, "nothing is promised for here"),
+    ],
+)
+def test_a_disturbed_qps_neither_passes_nor_fails(
+    promised: float | None, run: dict[str, Any], status: str, note: str
+) -> None:
+    check = judged(promised, run)
+    assert check.status == status
+    assert note in check.note and "\n" not in check.note
+
+
+def test_noise_and_disturbance_are_both_told() -> None:
+    check = judged(8, {"disturbances": [BUSY]}, [1.0, 1.0, 1.0, 1.0, 1.1])
+    assert check.status == UNCLEAR
+    assert "repeats spread by 9.1%, more than 5%: noise; disturbed by other" in check.note
+
+
+def test_metrics_of_an_earlier_version_ask_for_a_new_run() -> None:
+    timings = {**auto_timings(), "windows": 15}
+    metrics = {"exact_match": 1.0, "f1": 2.0, "questions": 15, "windows": 15, **summarize(timings)}
+    assert _metrics(metrics, Score(1.0, 2.0), timings).status == PASS
+    shifted = {**metrics, "qps_interval": [metrics["qps_interval"][0], 1e6]}
+    assert "qps_interval is" in _metrics(shifted, Score(1.0, 2.0), timings).note
+    shorter = {**metrics, "qps_interval": metrics["qps_interval"][:1]}
+    assert _metrics(shorter, Score(1.0, 2.0), timings).status == FAIL
+    del metrics["qps_mad"]
+    with pytest.raises(UserError, match="qps_mad is missing; run `make infer REMEASURE=1`"):
+        _metrics(metrics, Score(1.0, 2.0), timings)
+
+
+def test_the_run_says_what_it_was_watched_for(checkout: Checkout) -> None:
+    run = json.loads((checkout.run / "run.json").read_text(encoding="utf-8"))
+    assert isinstance(run["disturbances"], list)
+    samples = run["samples"]
+    assert samples["count"] >= 2 and samples["seconds"] <= run["wall_seconds"]
+    assert samples["values"]["load"].keys() == {"min", "median", "max"}
+    timings = json.loads((checkout.run / "timings.json").read_text(encoding="utf-8"))
+    assert timings["warmup"] == len(timings["warmup_seconds"]) >= 5
+    assert isinstance(timings["warmup_steady"], bool)

@@ -15,6 +15,28 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def cpus() -> str:
+    """The numbers of those cores as ranges, such as "0-3,8"; "" where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ""
+    ranges: list[list[int]] = []
+    for number in sorted(os.sched_getaffinity(0)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def use_cpus(ranges: str) -> None:
+    """Let this process run on the cores that `cpus` has named; raises OSError if it may not."""
+    numbers: set[int] = set()
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    os.sched_setaffinity(0, numbers)
+
+
 def sums_int8_exactly() -> bool:
     """Whether products of uint8 and int8 are summed in 32 bits.
 

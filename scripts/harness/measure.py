@@ -20,11 +20,19 @@ from tokenizers import Tokenizer
 from .answers import answer_texts
 from .backends import Outputs, Session
 from .batches import AUTO, Batch, BatchSize, assemble, plan_batches, scatter
+from .options import Options
 from .profile import Profile
 from .spread import NOISE_SPREAD as NOISE_SPREAD
+from .spread import deviation
 from .spread import spread as spread
 from .squad import Question
-from .windows import Float32, Windows, cut_windows
+from .windows import Float32, Int32, Windows, cut_windows
+
+# Warm is a device whose last batches of one shape took equally long.
+STEADY_BATCHES, STEADY_SPREAD = 5, 0.05
+# How far past the asked number of batches that is waited for: a noisy machine never gets there.
+WARMUP_FACTOR, WARMUP_MOST = 2, 20
+_RESAMPLES, _CONFIDENCE = 2000, 0.95
 
 
 @dataclass(frozen=True)
@@ -59,16 +67,55 @@ class Pass:
         )
 
 
+def warm(session: Session, options: Options, lengths: Int32) -> list[float]:
+    """Warm up with each shape that must be compiled, then with the batch of the longest windows
+    at full length: as often as the profile says, and until it is steady. The latter's seconds."""
+    plan = plan_batches(lengths, options.batch, options.backend.token_budget)
+    shapes = [(len(rows), int(lengths[rows].max())) for rows in plan]
+    if options.backend.compiles_shapes:
+        warm_up(session, sorted(set(shapes)))
+    count, _ = max(shapes, key=lambda shape: shape[1])
+    full = (count, options.profile.windows.sequence_length)
+    return warm_up_until_steady(session, full, options.profile.warmup)
+
+
 def warm_up(session: Session, shapes: Sequence[tuple[int, int]]) -> None:
     """Run batches of `shapes` (batch, seq) whose results nobody reads."""
 
-    def made() -> Iterator[Batch]:
-        for shape in progress(shapes, "warm-up"):
-            ones = np.ones(shape, dtype=np.int32)
-            yield Batch(np.arange(len(ones)), ones, np.zeros_like(ones), ones)
-
-    for _ in _concurrently(session, made()):
+    batches = (_ones(shape) for shape in progress(shapes, "warm-up"))
+    for _ in concurrently(session, batches):
         continue
+
+
+def warm_up_until_steady(session: Session, shape: tuple[int, int], least: int) -> list[float]:
+    """Run batches of one `shape` (batch, seq), `least` or more, until they take equally long.
+
+    The seconds of each. Ends after WARMUP_FACTOR times `least` or WARMUP_MOST batches, whichever
+    is more, steady or not.
+    """
+    most = max(WARMUP_FACTOR * least, WARMUP_MOST)
+    seconds: list[float] = []
+
+    def batches() -> Iterator[Batch]:
+        for made in progress(range(most), "warm-up"):
+            if made >= least and steady(seconds):
+                return
+            yield _ones(shape)
+
+    for _, outputs in concurrently(session, batches()):
+        seconds.append(outputs.seconds)
+    return seconds
+
+
+def steady(seconds: Sequence[float]) -> bool:
+    """Whether the last STEADY_BATCHES of `seconds` spread by STEADY_SPREAD at most."""
+    last = seconds[-STEADY_BATCHES:]
+    return len(last) == STEADY_BATCHES and spread(last) <= STEADY_SPREAD
+
+
+def _ones(shape: tuple[int, int]) -> Batch:
+    ones = np.ones(shape, dtype=np.int32)
+    return Batch(np.arange(len(ones)), ones, np.zeros_like(ones), ones)
 
 
 def run_pass(
@@ -99,7 +146,7 @@ def run_windows(
     shapes, seconds = [], []
     batches = (assemble(windows, rows) for rows in progress(plan, label))
     began = time.perf_counter()
-    for batch, outputs in _concurrently(session, batches):
+    for batch, outputs in concurrently(session, batches):
         seconds.append(outputs.seconds)
         shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
         scatter(windows, batch, outputs.start_logits, start)
@@ -107,7 +154,7 @@ def run_windows(
     return Execution(start, end, shapes, seconds, time.perf_counter() - began)
 
 
-def _concurrently(session: Session, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]:
+def concurrently(session: Session, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]:
     """Each batch and its outputs, in order, while the next ones already run."""
 
     def run(batch: Batch) -> Outputs:
@@ -155,7 +202,9 @@ def summarize(timings: dict[str, Any]) -> dict[str, Any]:
     """The speed metrics that follow from timings.json.
 
     `qps` and `qps_end_to_end` (both 1/s) are medians over the repeats; `*_spread` is (max -
-    min) / median; `latency_ms` holds percentiles over all batches of all repeats, in ms.
+    min) / median; `qps_mad` the median absolute deviation over the median; `qps_interval` (1/s)
+    where `qps` lies in 95 % of repetitions; `latency_ms` holds percentiles over all batches of
+    all repeats, in ms.
     """
     windows, batch, questions = timings["windows"], timings["batch"], timings["questions"]
     passes = zip(timings["seconds"], timings["execution_seconds"], strict=True)
@@ -165,8 +214,23 @@ def summarize(timings: dict[str, Any]) -> dict[str, Any]:
     return {
         "qps": statistics.median(fast),
         "qps_spread": spread(fast),
+        "qps_mad": deviation(fast),
+        "qps_interval": interval(fast),
         "qps_end_to_end": statistics.median(whole),
         "qps_end_to_end_spread": spread(whole),
         "latency_ms": dict(zip(("p50", "p90", "p99"), map(float, latency), strict=True)),
         "repeats": len(fast),
     }
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Low and high end of the median's 95 % interval, by the percentile bootstrap.
+
+    Of five repeats that says how much the median owes to which of them happened to be drawn; it
+    knows nothing of what slows all of them.
+    """
+    # RandomState, whose numbers no version of numpy may change: verify draws the same again.
+    drawn = np.random.RandomState(0).randint(len(values), size=(_RESAMPLES, len(values)))
+    medians = np.median(np.asarray(values)[drawn], axis=1)
+    outside = 100 * (1 - _CONFIDENCE) / 2
+    return [float(end) for end in np.percentile(medians, [outside, 100 - outside])]

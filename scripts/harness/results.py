@@ -23,6 +23,7 @@ from .run import CROSSCHECK, METRICS, PREDICTIONS, RUN, TIMINGS
 from .schema import check_schema
 from .squad import Question, read_dataset
 from .verify import FAIL, PASS, UNCLEAR, UNPROMISED, Check, Verdict
+from .watch import disturbed
 
 # Stands where there is no value.
 NOTHING = "–"
@@ -230,6 +231,9 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        for place, entry in enumerate(value):
+            yield from _leaves(entry, f"{path}.{place}")
     elif isinstance(value, list):
         yield path, ", ".join(str(entry) for entry in value) or NOTHING
     else:
@@ -244,6 +248,9 @@ def _notes(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> Ite
         yield f"over {dataset} instead of the profile's dataset"
     if metrics["qps_spread"] > NOISE_SPREAD:
         yield f"QPS is noise: repeats spread by more than {NOISE_SPREAD:.0%}"
+    # A run from before runs were watched says nothing of it.
+    if "disturbances" in record and (reason := disturbed(record)):
+        yield f"QPS is disturbed by {reason}"
     if metrics["unstable_answers"]:
         yield f"{metrics['unstable_answers']} answers changed between passes"
     for name in (PREDICTIONS, METRICS, TIMINGS):

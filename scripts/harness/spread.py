@@ -12,3 +12,9 @@ NOISE_SPREAD = 0.05
 def spread(values: Sequence[float]) -> float:
     """(max - min) / median of `values`."""
     return (max(values) - min(values)) / statistics.median(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The median absolute deviation of `values`, as a share of their median."""
+    middle = statistics.median(values)
+    return statistics.median(abs(value - middle) for value in values) / middle

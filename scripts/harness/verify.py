@@ -42,6 +42,7 @@ from .run import (
 )
 from .scoring import Score, score
 from .squad import Dataset
+from .watch import disturbed
 from .windows import Windows, cut_windows, load_tokenizer
 
 # What reading a damaged run can raise.
@@ -275,6 +276,9 @@ def _accuracy(golden: Golden, backend: str, scored: Score) -> list[Check]:
 def _metrics(metrics: dict[str, Any], scored: Score, timings: dict[str, Any]) -> Check:
     again = {**asdict(scored), **summarize(timings)}
     again.update({name: timings[name] for name in ("questions", "windows")})
+    # Runs made before a metric was thought of lack it: that is no forgery, but no run either.
+    if missing := [name for name in again if name not in metrics]:
+        raise UserError(f"{missing[0]} is missing; run `make infer REMEASURE=1`")
     problems = [
         f"{name} is {metrics[name]} but computed again {value}"
         for name, value in again.items()
@@ -293,6 +297,8 @@ def _same(stored: Any, computed: Any) -> bool:
         return stored.keys() == computed.keys() and all(
             _same(stored[key], value) for key, value in computed.items()
         )
+    if isinstance(computed, list):
+        return len(stored) == len(computed) and all(map(_same, stored, computed))
     # Written and computed by the same formulas: only another numpy may round differently.
     return type(stored) is not bool and math.isclose(stored, computed, rel_tol=1e-9)
 
@@ -349,15 +355,29 @@ def _qps(golden: Golden, run: dict[str, Any], options: Options, timings: dict[st
         note = f"nothing is promised for {device}, batch {options.batch}"
         return Check("QPS", None, speed["qps"], None, UNPROMISED, shown(golden.path), note)
     status, note = PASS, ""
-    if speed["qps_spread"] > NOISE_SPREAD:
-        status = UNCLEAR
-        note = f"repeats spread by {speed['qps_spread']:.1%}, more than {NOISE_SPREAD:.0%}: noise"
+    if doubt := _doubt(run, speed):
+        status, note = UNCLEAR, doubt
     elif speed["qps"] < promise.limit:
         status = FAIL
         note = f"{speed['qps']:.2f} is under the limit {promise.limit:g}"
     return Check(
         "QPS", promise.value, speed["qps"], promise.limit, status, shown(golden.path), note
     )
+
+
+def _doubt(run: dict[str, Any], speed: dict[str, Any]) -> str:
+    """Why the run's QPS says nothing of the model's, in a line; "" if it does."""
+    reasons = []
+    if speed["qps_spread"] > NOISE_SPREAD:
+        reasons.append(
+            f"repeats spread by {speed['qps_spread']:.1%}, more than {NOISE_SPREAD:.0%}: noise"
+        )
+    try:
+        if found := disturbed(run):
+            reasons.append(f"disturbed by {found}")
+    except UserError as error:
+        reasons.append(str(error))
+    return "; ".join(reasons)
 
 
 def _crosscheck(
