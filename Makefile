@@ -10,8 +10,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VARIABLES := PROFILE BACKEND PRECISION NETWORK BATCH DEVICE LIMIT DATASET CALIBRATION \
   PLUGIN_LIBRARY COMPUTE_CAPABILITY REMEASURE OFFLINE PYTHON ASSET_MIRROR ASSET_LOCK \
-  BENCH_SYSTEMS BENCH_REPEATS PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION USE_TENSORRT \
-  TENSORRT_ROOT CUBLAS_ROOT BERT_PLUGIN_API
+  SCENARIO LOADGEN_SECONDS BENCH_SYSTEMS BENCH_REPEATS MATRIX HISTORY NIGHTS ACCEPT NOTE RUNS YES \
+  PREDICTIONS A B PASSAGE PASSAGE_FILE QUESTION USE_TENSORRT TENSORRT_ROOT CUBLAS_ROOT \
+  BERT_PLUGIN_API
 # Taken as text, never expanded: a passage may hold `$(...)`, quotes and newlines. They reach
 # Python through the environment and no shell reads them.
 $(foreach v,$(VARIABLES),$(eval override $(v) := $$(value $(v))))
@@ -28,6 +29,12 @@ endif
 ifneq ($(filter bench-ort-cuda,$(GOALS)),)
   override BACKEND := ort-cuda
 endif
+# SingleStream asks for one window at a time.
+ifneq ($(filter loadgen,$(GOALS)),)
+  ifeq ($(SCENARIO),SingleStream)
+    override BATCH := $(or $(BATCH),1)
+  endif
+endif
 # These two are about INT8 alone.
 ifneq ($(filter scales sensitivity,$(GOALS)),)
   override PRECISION := $(or $(PRECISION),int8)
@@ -40,8 +47,8 @@ PY := $(VENV)/bin/python
 
 # What the stages' files are called depends on the variables. Python knows the rules, so it
 # writes them down as variables (RUN, MODEL, ONNX, ENGINE, ...) for this one make process.
-PLANNED := all assets scales sensitivity bench bench-ort-cuda onnx engine infer crosscheck verify \
-  report ask $(if $(PREDICTIONS),,evaluate)
+PLANNED := all assets scales sensitivity bench bench-ort-cuda loadgen onnx engine infer \
+  crosscheck verify report ask $(if $(PREDICTIONS),,evaluate)
 ifneq ($(filter $(PLANNED),$(GOALS)),)
   export MAKE_PID := $(shell echo $$PPID)
   PLAN := build/plan-$(MAKE_PID).mk
@@ -57,8 +64,8 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor openvino tensorrt-rtx plugin bench bench-kernels bench-ort-cuda bench-gpu \
-  assets scales sensitivity onnx engine infer crosscheck evaluate verify report compare ask all \
-  test test-gpu test-full lint clean distclean
+  loadgen assets scales sensitivity onnx engine infer crosscheck evaluate verify bless nightly \
+  report compare ask all test test-gpu test-full lint clean distclean
 
 help: ## list targets and variables
 	@awk -f scripts/help.awk Makefile
@@ -96,6 +103,9 @@ bench-kernels: ## time the GPU kernels beside PyTorch's; PYTHON= names one that 
 bench-gpu: ## time backend plugin beside GPU runtimes; PYTHON= names one that has PyTorch
 	@$(or $(PYTHON),python3) scripts/bench_gpu.py
 
+loadgen: $(ENGINE) $(DATA) $(VENV)/.loadgen ## drive the engine with MLPerf's load generator
+	@$(PY) scripts/loadgen.py
+
 onnx: $(ONNX) ## write the ONNX graph from the weights
 engine: $(ENGINE) ## build the backend's engine
 infer: $(RUN)/run.json ## run the dataset through the engine, timed
@@ -107,7 +117,7 @@ verify: $(RUN)/crosscheck.json ## judge the run against its golden file
 evaluate: $(if $(PREDICTIONS),$(VENV)/.ready,$(RUN)/run.json) ## EM and F1 of the run, or of PREDICTIONS over DATASET
 	@$(PY) scripts/evaluate.py
 
-report: $(RUN)/crosscheck.json ## write results/report.html and report.md
+report: $(RUN)/crosscheck.json ## write results/report.html, report.md, metrics.prom
 	@$(PY) scripts/report.py
 
 ask: $(ENGINE) ## answer QUESTION about PASSAGE or PASSAGE_FILE, or prompt for them
@@ -119,7 +129,7 @@ BACKENDS := scripts/harness/engine.py \
 # What a measurement is made by: a change of the report must not time everything again.
 MEASURED_BY := scripts/infer.py $(REQUIREMENTS) $(BACKENDS) $(addprefix scripts/harness/, \
   answers.py batches.py host.py inputs.py lock.py measure.py provenance.py run.py scoring.py \
-  spread.py squad.py windows.py)
+  spread.py squad.py windows.py) $(wildcard scripts/harness/watch/*.py)
 
 ifneq ($(RUN),)
 FETCHED_BY := configs/assets.yaml $(PROFILE_FILE) scripts/fetch_assets.py
@@ -178,6 +188,16 @@ plugin: $(VENV)/.ready ## build the plugin library (USE_TENSORRT=true on NVIDIA)
 compare: $(VENV)/.ready ## show two runs side by side: A=results/... B=results/...
 	@$(PY) scripts/compare.py
 
+## Promises and nights
+
+# Both run the stages above in makes of their own, once for each cell or run.
+bless: $(VENV)/.ready ## measure RUNS times and write the golden file, once you agree
+	@$(PY) scripts/bless.py
+
+nightly: $(VENV)/.ready ## run and judge all cells of MATRIX; ACCEPT=cell NOTE=why: a new level
+	@code=0; $(PY) scripts/nightly.py || code=$$?; \
+	case $$code in 0|1|3) $(PY) scripts/report.py || code=2;; esac; exit $$code
+
 ## Development
 
 test: lint ## ruff, mypy and the tests, in minutes
@@ -194,19 +214,24 @@ lint: $(VENV)/.ready-dev ## ruff and mypy --strict
 	@$(PY) -m ruff format --check scripts tests
 	@$(PY) -m mypy
 
-clean: ## remove built files and runs; keep downloads and the venv
-	@rm -rf build/records build/scales build/onnx build/engine build/reference build/timing-cache \
-	  build/plugin build/test-plugin build/plan-*.mk
-	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name .gitignore -exec rm -rf {} +
+clean: ## remove built files and runs; keep downloads, the venv and the nights
+	@rm -rf build/bless build/records build/scales build/onnx build/engine build/reference \
+	  build/timing-cache build/plugin build/test-plugin build/plan-*.mk
+	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name nightly ! -name .gitignore \
+	  -exec rm -rf {} +
 
 distclean: clean ## remove downloads and the venv as well
 	@rm -rf build .venv .venv-cuda .venv-full .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.loadgen: $(VENV)/.ready requirements-loadgen.txt
+	@sh scripts/make_venv.sh $(VENV) $@ $(REQUIREMENTS) requirements-loadgen.txt
 
 $(VENV)/.ready: $(REQUIREMENTS) requirements-common.txt scripts/make_venv.py
 	@sh scripts/make_venv.sh $(VENV) $@ $(REQUIREMENTS)
 
 TESTED_WITH := requirements-dev.txt \
-  $(if $(filter .venv,$(VENV)),requirements-openvino.txt requirements-tensorrt-rtx.txt)
+  $(if $(filter .venv,$(VENV)),requirements-openvino.txt requirements-tensorrt-rtx.txt \
+  requirements-loadgen.txt)
 $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 	@sh scripts/make_venv.sh $(VENV) $@ $(REQUIREMENTS) $(TESTED_WITH)
 
@@ -235,6 +260,13 @@ $(VENV)/.ready-dev: $(VENV)/.ready $(TESTED_WITH)
 # ASSET_LOCK    lock file of assets without a published hash; default: configs/assets.lock.json
 # PYTHON        interpreter (3.10 to 3.12) to make the venv from, the first time
 # BENCH_SYSTEMS for bench: some of its systems; BENCH_REPEATS: passes of each, at least 5
+# MATRIX, HISTORY   for nightly: its cells, and where its nights are kept; default:
+#               configs/nightly.yaml, results/nightly/history.jsonl
+# NIGHTS        for nightly: as many in a row; PROFILE, BACKEND, PRECISION: such cells only
+# ACCEPT, NOTE  for nightly: run this cell and take its level and answers as good, and why
+# RUNS, YES     for bless: how many runs, at least 5; 1: write without asking
+# SCENARIO      for loadgen: Offline (the default) or SingleStream
+# LOADGEN_SECONDS     for loadgen: how long performance mode lasts at least; default: 60
 # PREDICTIONS   for evaluate: a predictions file
 # A, B          for compare: two folders under results
 # PASSAGE, PASSAGE_FILE, QUESTION  for ask

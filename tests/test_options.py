@@ -181,7 +181,7 @@ class Stub(OrtCpu):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr("harness.options.find_backend", lambda name: Stub())
+    monkeypatch.setattr("harness.options.find_backend", lambda name, available: Stub())
     return {"PROFILE": "minilm-sample", "BACKEND": "stub"}
 
 

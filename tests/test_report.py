@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from history_builders import (
+    MR_V100,
+    SAMPLE,
+    history_path,
+    keep_answers,
+    nights,
+    provenance,
+    write_history,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_builders import HOSTILE, QUESTIONS, write_dataset, write_run
 
-from harness.charts import difference_chart, latency_chart
+from harness.charts import Table, difference_chart, latency_chart
 from harness.errors import UserError
 from harness.files import sha256_file
+from harness.golden import Promise
+from harness.nightly.detection import ACCEPTED, CONFIRMED, Verdict
+from harness.paths import ROOT
 from harness.report import gather, write
 from harness.results import read_summary
+from harness.trend_chart import Sample, trend_chart
 
 
 def write_crosscheck(folder: Path, question: str = "q3") -> None:
@@ -71,19 +86,37 @@ def make(root: Path) -> tuple[str, str]:
     return path.read_text(encoding="utf-8"), path.with_suffix(".md").read_text(encoding="utf-8")
 
 
+# Elements that have no end tag.
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
 class Page(HTMLParser):
-    """Elements with their attributes, and the text outside style."""
+    """Elements with their attributes, and the text outside style; each must be closed in turn."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self._style = False
+        self._open: list[str] = []
         self.feed(html)
+        self.close()
+        assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
         self.elements.append((tag, dict(attrs)))
         self._style = tag == "style"
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        # SVG's own: HTML has no such spelling.
+        assert "svg" in self._open
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += "" if self._style else data
@@ -321,6 +354,279 @@ def test_colours_have_the_contrast_of_wcag_aa(tmp_path: Path) -> None:
                 # Bars and lines are graphics, the rest is text.
                 least = 3.0 if name in ("bar", "line") else 4.5
                 assert (light + 0.05) / (dark + 0.05) >= least, (name, ground)
+
+
+def with_nights(root: Path) -> None:
+    """A step, a gap, noisy nights, one night and failed ones; changed answers at the end."""
+    full(root)
+    shutil.copytree(ROOT / "golden", root / "golden", dirs_exist_ok=True)
+    before = keep_answers(root)
+    now = keep_answers(root, {**{key: key for key in QUESTIONS}, "q2": "q3", "q5": HOSTILE})
+    step = nights(
+        MR_V100,
+        [1450.0] * 24 + [1370.0] * 8,
+        f1=88.2,
+        provenance=lambda n: provenance(root, "MR-V100", driver="4.3.0" if n < 24 else "4.3.1"),
+        verdict=lambda n: Verdict(CONFIRMED, 0.056) if n == 24 else None,
+    )
+    noisy = nights(
+        SAMPLE,
+        [None if n == 9 else -800.0 if n in (3, 4) else 800.0 for n in range(20)],
+        skipped=(12, 13),
+        provenance=lambda n: {} if n == 9 else provenance(root),
+        predictions_sha256=lambda n: None if n == 9 else before if n < 19 else now,
+    )
+    one = nights(replace(SAMPLE, machine="bench-2"), [210.0])
+    failed = nights(replace(SAMPLE, machine="bench-3"), [None, None])
+    write_history(root, step, noisy, one, failed)
+
+
+def cells(page: Page) -> int:
+    return sum((attrs.get("class") or "").startswith("cell ") for attrs in page.all("article"))
+
+
+def test_without_nights_nothing_is_said_of_them(tmp_path: Path) -> None:
+    full(tmp_path)
+    html, markdown = make(tmp_path)
+    assert "Nights" not in Page(html).text + markdown
+    assert "Changed answers" not in Page(html).text + markdown
+
+
+def test_nights_show_states_trends_and_steps(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    html, markdown = make(tmp_path)
+    page = Page(html)
+    assert cells(page) == 4
+    for text in (page.text, markdown.replace("\\", "")):
+        for expected in (
+            "✗ no result", "the engine did not build", "✓ quiet", "– learning",
+            "−5.4% since 2026-11-13", "device.driver: 4.3.0 → 4.3.1",
+        ):  # fmt: skip
+            assert expected in text, expected
+    assert "golden promises 1444.69, at least 900" in page.text
+    assert "a step of −5.4% on 2026-11-13" in page.text
+    assert "3 inconclusive" in page.text
+    assert "one night, 2026-10-20" in page.text
+    # What failed has no charts, every other cell two; latency and differences besides.
+    assert len(page.all("svg")) == 3 * 2 + 2
+    # What needs attention comes first.
+    assert page.text.index("on bench-3") < page.text.index("on mr-v100-a")
+
+
+def test_one_night_alone(tmp_path: Path) -> None:
+    full(tmp_path)
+    write_history(tmp_path, nights(SAMPLE, [800.0]))
+    page = Page(make(tmp_path)[0])
+    assert cells(page) == 1
+    assert "not enough nights for a baseline" in page.text
+
+
+def test_nights_without_any_run(tmp_path: Path) -> None:
+    write_history(tmp_path, nights(SAMPLE, [800.0] * 3))
+    html, markdown = make(tmp_path)
+    assert cells(Page(html)) == 1
+    assert "NOT VERIFIED" in markdown
+
+
+def test_a_night_accepted_says_why(tmp_path: Path) -> None:
+    full(tmp_path)
+    verdict = Verdict(ACCEPTED, note="a new cooler")
+    accept = nights(SAMPLE, [800.0] * 8, verdict=lambda n: verdict if n == 7 else None)
+    write_history(tmp_path, accept)
+    assert "conclusive; accepted: a new cooler" in Page(make(tmp_path)[0]).text
+
+
+def test_a_cell_under_its_golden_limit(tmp_path: Path) -> None:
+    full(tmp_path)
+    shutil.copytree(ROOT / "golden", tmp_path / "golden", dirs_exist_ok=True)
+    low = nights(MR_V100, [1400.0] * 6, f1=86.5, provenance=provenance(tmp_path, "MR-V100"))
+    slow = nights(replace(MR_V100, machine="b"), [880.0] * 6, f1=88.0, provenance=low[0].provenance)
+    write_history(tmp_path, low, slow)
+    text = Page(make(tmp_path)[0]).text
+    assert "✗ F1 low: F1 is under golden's limit 87" in text
+    assert "✗ QPS low: QPS is under golden's limit 900" in text
+
+
+def test_a_damaged_history_is_a_remark(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    path = history_path(tmp_path)
+    path.write_text(path.read_text().replace("bench-2", "bench-9"))
+    latest = path.with_name("latest.json")
+    latest.write_text('{"summary": 3}')
+    remarks = gather(tmp_path / "results", tmp_path / "golden", tmp_path).remarks
+    assert any(r.startswith("No nights are shown: history") and "line" in r for r in remarks)
+    assert any("last night's summary is not shown" in r for r in remarks)
+    assert cells(Page(make(tmp_path)[0])) == 0
+
+
+def test_the_last_night_in_words(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    document = {
+        "summary": "Nightly: ok <script>",
+        "skipped": [{"name": "p/ixrt", "reason": "no device"}],
+    }
+    history_path(tmp_path).with_name("latest.json").write_text(json.dumps(document))
+    for text in map(Page, make(tmp_path)):
+        assert "Skipped: p/ixrt: no device." in text.text.replace("\\", "")
+        assert not text.all("script")
+
+
+def test_changed_answers_are_shown_with_their_passages(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    html, markdown = make(tmp_path)
+    page = Page(html)
+    text = " ".join(page.text.split())
+    assert "2 of 8 answers changed" in text
+    assert "2 lost, 0 gained" in text
+    assert "✓ right q2" in text
+    assert "✗ wrong q3" in text
+    assert "q0 q1 [before: q2 ] [now: q3 ] q4 q5 q6 q7" in text.replace("]", " ]").replace(
+        "  ", " "
+    )
+    assert "| ✓ q2 | ✗ q3 | q2 |" in markdown
+
+
+def test_changed_answers_whose_files_are_gone(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    shutil.rmtree(tmp_path / "results" / "nightly" / "predictions")
+    remarks = gather(tmp_path / "results", tmp_path / "golden", tmp_path).remarks
+    assert any("have not been kept" in remark for remark in remarks)
+
+
+def test_a_run_after_the_last_night_is_compared_with_it(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    now = {key: key for key in QUESTIONS}
+    folder = write_run(tmp_path, predictions=now, finished="2027-01-01T00:00:00Z")
+    write_verdict(folder)
+    (view,) = gather(tmp_path / "results", tmp_path / "golden", tmp_path).answers
+    assert "2 of 8" in view.sentence
+    assert "0 lost, 2 gained" in view.sentence
+    assert "to 2027-01-01" in view.sentence
+
+
+def test_changed_answers_of_another_dataset_are_a_remark(tmp_path: Path) -> None:
+    full(tmp_path)
+    hashes = [keep_answers(tmp_path), keep_answers(tmp_path, {"x": "y"})]
+    cell = nights(
+        SAMPLE, [800.0] * 2, predictions_sha256=lambda n: hashes[n],
+        provenance={"dataset": {"sha256": "0" * 64}},
+    )  # fmt: skip
+    write_history(tmp_path, cell)
+    remarks = gather(tmp_path / "results", tmp_path / "golden", tmp_path).remarks
+    assert any("no run here was made over their dataset" in remark for remark in remarks)
+
+
+def test_disturbances_are_shown(tmp_path: Path) -> None:
+    entry = {"what": "other process", "detail": "java <b>", "share": 0.4, "affects": "qps"}
+    value = {"min": 1.0, "median": 2.0, "max": 3.0}
+    samples = {"count": 4, "values": {"clock_mhz": value}, "unseen": ["power: no sensor"]}
+    write_run(tmp_path, disturbances=[entry], samples=samples)
+    text = Page(make(tmp_path)[0]).text
+    for expected in ("1 disturbance;", "java <b>", "40.0%", "in 4 samples", "power: no sensor"):
+        assert expected in text, expected
+    write_run(tmp_path, disturbances=[], samples=samples)
+    assert "Nothing that was watched disturbed the run." in Page(make(tmp_path)[0]).text
+
+
+def test_nothing_injects_through_the_history(tmp_path: Path) -> None:
+    full(tmp_path)
+    hashes = [keep_answers(tmp_path), keep_answers(tmp_path, dict.fromkeys(QUESTIONS, HOSTILE))]
+    known = provenance(tmp_path)
+    # A history is JSON in UTF-8 as well: half a character is written as an escape.
+    cell = nights(
+        replace(SAMPLE, machine=HOSTILE), [800.0, None, 800.0],
+        predictions_sha256=lambda n: None if n == 1 else hashes[n // 2],
+        provenance=lambda n: {**known, HOSTILE: f"{HOSTILE}{n}"},
+    )  # fmt: skip
+    write_history(tmp_path, cell)
+    html, markdown = make(tmp_path)
+    page = Page(html)
+    assert not page.all("script")
+    assert "8 of 8 answers changed" in page.text
+    assert "\x1b" not in html + markdown
+    assert "<script" not in markdown
+
+
+def test_nights_read_without_eyes(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    page = Page(make(tmp_path)[0])
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(svg["role"] == "img" and svg["aria-labelledby"] for svg in page.all("svg"))
+    identifiers = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(identifiers) == len(set(identifiers))
+    targets = [a["href"] for a in page.all("a")]
+    assert targets[0] == "#main"
+    assert {str(target)[1:] for target in targets} <= set(identifiers)
+    assert "prefers-reduced-motion" in make(tmp_path)[0]
+
+
+def test_the_page_with_nights_stands_alone(tmp_path: Path) -> None:
+    with_nights(tmp_path)
+    html = make(tmp_path)[0]
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
+    assert not re.search(r"://|url\(|@import", html)
+    assert {str(a["href"])[0] for a in page.all("a")} == {"#"}
+
+
+def test_many_nights_are_judged_and_few_drawn(tmp_path: Path) -> None:
+    full(tmp_path)
+    write_history(tmp_path, nights(SAMPLE, [800.0] * 130))
+    report = gather(tmp_path / "results", tmp_path / "golden", tmp_path)
+    assert report.nights is not None
+    (cell,) = report.nights.cells
+    assert cell.qps is not None
+    assert len(cell.qps.points) == 120
+    assert report.nights.overview.rows[0].cells[5] == "130"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(1.0, 1e6), st.floats(1e-3, 1e5), st.sampled_from(["good", "unclear"])),
+        max_size=30,
+    ),
+    st.none() | st.tuples(st.floats(1e-3, 1e5), st.floats(0, 1)),
+)
+def test_trends_stay_in_their_plot(
+    found: list[tuple[float, float, str]], promise: tuple[float, float] | None
+) -> None:
+    samples, time = [], 0.0
+    for step, value, kind in found:
+        time += step
+        samples.append(Sample(time, value, kind, "", value * 0.9, value * 1.1))
+    golden = promise and Promise(promise[0], promise[0] * promise[1])
+    trend = trend_chart("t", "d", samples, golden, [], [], 0.01, Table("", [], []))
+    if trend is None:
+        assert not samples
+        return
+    assert len(trend.points) == len(samples)
+    for point in trend.points:
+        assert all(0 <= place <= 1 for place in (point.x, point.y, point.low, point.high))
+    good = sum(sample.kind == "good" for sample in samples)
+    assert sum(map(len, trend.lines)) <= good
+    assert all(0 <= mark.x <= 1 for mark in (*trend.ticks, *trend.levels))
+    if trend.band:
+        assert 0 <= trend.band.low <= trend.band.high <= 1
+
+
+def test_a_trend_breaks_at_missing_nights_alone() -> None:
+    kinds = ["good", "good", "unclear", "good", "good", "good", "good"]
+    times = [0, 1, 2, 3, 4, 8, 9]
+    samples = [Sample(t, 100.0, k, "") for t, k in zip(times, kinds, strict=True)]
+    trend = trend_chart("t", "d", samples, None, [], [], 4.0, Table("", [], []))
+    assert trend is not None
+    assert list(map(len, trend.lines)) == [4, 2]
+
+
+def test_a_distant_promise_does_not_flatten_a_trend() -> None:
+    samples = [Sample(t, 1440.0 + t, "good", "") for t in range(9)]
+    trend = trend_chart("t", "d", samples, Promise(1444.0, 900.0), [], [], 50.0, Table("", [], []))
+    assert trend is not None
+    assert trend.band is not None
+    assert trend.band.limit is None
+    assert trend.band.low == 0
+    assert 0.4 < trend.band.high < 0.6
 
 
 @settings(max_examples=60, deadline=None)

@@ -104,7 +104,7 @@ def latency_chart(ms: np.ndarray[Any, np.dtype[np.float64]], speed: dict[str, An
         f"{ms.min():.4g} to {ms.max():.4g} ms; " + ", ".join(mark.label for mark in percentiles),
         axis="ms a batch (log scale); height: batches",
         bars=_bars(counts, [""] * len(counts)),
-        ticks=_spaced([Mark(place(tick), f"{tick:g}") for tick in _ticks(low, high)]),
+        ticks=spaced([Mark(place(tick), f"{tick:g}") for tick in _ticks(low, high)]),
         lines=percentiles,
         numbers=Table(
             "Batches by latency",
@@ -156,18 +156,28 @@ def _ticks(low: float, high: float) -> list[float]:
     if high / low > 10:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         numbers = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-    else:
-        step = 10.0 ** math.floor(math.log10((high - low) / 2))
-        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
-        numbers = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return [_rounded(number) for number in numbers if low <= number <= high]
+    return even_ticks(low, high)
+
+
+def even_ticks(low: float, high: float) -> list[float]:
+    """Up to seven round numbers in [low, high], evenly spaced."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    steps = range(math.ceil(low / step), math.floor(high / step) + 1)
+    return [number for number in (_rounded(step * i) for i in steps) if low <= number <= high]
+
+
+def _rounded(number: float) -> float:
     # Ten digits: 3 * 0.1 is 0.3 on an axis.
-    return [float(f"{number:.10g}") for number in numbers if low <= number <= high]
+    return float(f"{number:.10g}")
 
 
-def _spaced(ticks: list[Mark]) -> list[Mark]:
+def spaced(ticks: list[Mark], distance: float = _TICK_DISTANCE) -> list[Mark]:
+    """Those of `ticks`, from the first on, that are `distance` apart."""
     kept: list[Mark] = []
     for tick in ticks:
-        if not kept or tick.x - kept[-1].x >= _TICK_DISTANCE:
+        if not kept or tick.x - kept[-1].x >= distance:
             kept.append(tick)
     return kept
 

@@ -100,12 +100,12 @@ def folder_name(device: str) -> str:
     return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
-def query(tool: str, wanted: tuple[str, ...]) -> list[list[str]]:
-    """One row of texts a device, or none."""
+def query(tool: str, wanted: tuple[str, ...], of: str = "gpu") -> list[list[str]]:
+    """One row of texts a device, or another thing that `--query-<of>` lists; or none."""
     path = shutil.which(tool)
     if path is None:
         return []
-    query = [path, f"--query-gpu={','.join(wanted)}", "--format=csv,noheader"]
+    query = [path, f"--query-{of}={','.join(wanted)}", "--format=csv,noheader"]
     try:
         output = subprocess.run(
             query, capture_output=True, text=True, timeout=20, check=True

@@ -74,18 +74,18 @@ class Golden:
         return own.get(kind, self.document.get(kind))
 
 
-def golden_path(profile: str, precision: str) -> Path:
+def golden_path(profile: str, precision: str, folder: Path | None = None) -> Path:
     """Where the golden file of a profile at a precision is kept."""
-    return GOLDEN / profile / f"{precision}.json"
+    return (folder or GOLDEN) / profile / f"{precision}.json"
 
 
-def load_golden(profile: str, precision: str) -> Golden | None:
+def load_golden(profile: str, precision: str, folder: Path | None = None) -> Golden | None:
     """The golden file of a profile at a precision; None where nothing is promised.
 
     Raises UserError when it is malformed (an unknown key included), names another profile or
     precision, or promises twice for one device, backend and batch.
     """
-    path = golden_path(profile, precision)
+    path = golden_path(profile, precision, folder)
     if not path.is_file():
         return None
     document = read_json(path, "golden file")

@@ -33,8 +33,27 @@ def device_lock(device: str, patience_seconds: float = 3600.0) -> Iterator[None]
     except FileNotFoundError:
         handle = os.open(path, flags | os.O_CREAT, 0o666)
         os.fchmod(handle, 0o666)
+    with _holding(handle, f"device {device}", patience_seconds):
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, what: str, patience_seconds: float = 6 * 3600.0) -> Iterator[None]:
+    """Hold the lock file `path`, which is made, for as long as `what` goes on.
+
+    Waits for another holder as `device_lock` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _holding(handle, what, patience_seconds):
+        yield
+
+
+@contextmanager
+def _holding(handle: int, what: str, patience_seconds: float) -> Iterator[None]:
+    """Lock the open file `handle`, write down who holds it, and close it in the end."""
     try:
-        _wait(handle, f"device {device}", patience_seconds)
+        _wait(handle, what, patience_seconds)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} in {Path.cwd()}\n".encode(), 0)
         yield

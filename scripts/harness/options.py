@@ -60,7 +60,7 @@ class Options:
     @property
     def quantized(self) -> bool:
         """Whether that graph takes scales."""
-        return self.graph_precision.startswith("int8")
+        return self.graph_precision.startswith(("int8", "fp8"))
 
     @cached_property
     def calibration_suffix(self) -> str:
@@ -120,16 +120,19 @@ class Options:
         }
 
 
-def read_options(environment: Mapping[str, str] | None = None) -> Options:
+def read_options(
+    environment: Mapping[str, str] | None = None, *, available: bool = True
+) -> Options:
     """Options from `environment` (the process's own by default); empty counts as unset.
 
-    Raises UserError for a name that is in no list, a number out of range or a missing file.
+    Raises UserError for a name that is in no list, a number out of range or a missing file, and
+    where the backend is not `available` to this Python, unless that shall not matter.
     """
     env = os.environ if environment is None else environment
     given_profile, given_backend = env.get("PROFILE") or None, env.get("BACKEND") or None
     choice = choose(given_profile, given_backend)
     profile = load_profile(choice.profile)
-    backend = find_backend(choice.backend)
+    backend = find_backend(choice.backend, available=available)
     network = _one_of(env, "NETWORK", backend, backend.networks)
     return Options(
         profile=profile,
@@ -165,6 +168,11 @@ def read_flag(env: Mapping[str, str], name: str) -> bool:
     if value not in ("0", "1"):
         raise UserError(f"{name} is {value!r}; it is 1 or 0")
     return value == "1"
+
+
+def read_count(env: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+    """The whole number in variable `name`, from `least` to 9999; `default` if it is unset."""
+    return _number(env, name, least, 9999) or default
 
 
 def _number(

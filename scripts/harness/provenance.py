@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import one_line
 from .files import sha256_bytes, sha256_file
+from .host import cpus
 from .paths import ROOT
 
 # What backends run on, by the names of their packages.
@@ -29,7 +30,7 @@ _VARIABLES = (
     "CALIBRATION", "PLUGIN_LIBRARY", "COMPUTE_CAPABILITY", "OFFLINE",
 )  # fmt: skip
 # Set by users and schedulers to steer numeric libraries: they change speed and rounding.
-_NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
+NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
 
 
 def utc_now() -> str:
@@ -89,7 +90,7 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Python, packages, system, and the variables that steer the run."""
-    numeric = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_NUMERIC_PREFIXES)}
+    numeric = {k: v for k, v in sorted(os.environ.items()) if k.startswith(NUMERIC_PREFIXES)}
     return {
         "python": platform.python_version(),
         "packages": versions(_PACKAGES),
@@ -98,5 +99,6 @@ def environment() -> dict[str, Any]:
         "load_average": list(os.getloadavg()),
         "variables": {k: os.environ[k] for k in _VARIABLES if os.environ.get(k)},
         "numeric_variables": numeric,
+        "cpus": cpus(),
         "command": shlex.join(sys.argv),
     }

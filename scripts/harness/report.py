@@ -1,7 +1,8 @@
-"""The report: every run beside the published table, and one run in detail, as HTML and Markdown.
+"""The report: runs beside the published table, one in detail, and the nights; HTML and Markdown.
 
-Arranging happens here, the templates only lay out. Both files depend on nothing but the runs,
-the verdict and the golden files, so the same inputs give the same bytes.
+Arranging happens here and in report_*.py, the templates only lay out. Both files depend on
+nothing but the runs, the verdict, the history and the golden files, so the same inputs give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .cell_history import CellHistory
 from .charts import Chart, Column, Row, Table, columns, difference_chart, latency_chart
 from .errors import UserError, one_line
 from .files import write_atomic
 from .paths import GOLDEN, RESULTS, ROOT, shown
+from .report_answers import AnswersView, arrange_answers
+from .report_nights import HISTORY, NIGHTLY, Nights, arrange_nights, read_cells, read_latest
+from .report_nights import PREDICTIONS as KEPT
+from .report_watch import DISTURBANCES, SAMPLES, Watched, arrange_watch
 from .results import (
     NOTHING,
     PUBLISHED_PRECISIONS,
@@ -55,45 +61,64 @@ class Figure:
 
 @dataclass(frozen=True)
 class Detail:
-    """One run in detail; `latency`, `crosscheck` and `worst` are None where they are missing."""
+    """One run in detail; what is missing is None."""
 
     name: str
     figures: list[Figure]
     latency: Chart | None
     crosscheck: Chart | None
     worst: Table | None
+    watched: Watched | None
     environment: Table
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page. None where there is nothing to show; `remarks` say why."""
+    """Everything on the page. None where there is nothing to show; `remarks` say why.
 
+    `summaries` and `cells` are what it was arranged from: all readable runs by name, and the
+    cells that are measured every night.
+    """
+
+    summaries: dict[str, RunSummary]
+    cells: list[CellHistory]
     verdict: Verdict | None
     remarks: list[str]
     runs: Table
     unreadable: Table | None
     checks: Table | None
     detail: Detail | None
+    nights: Nights | None
+    answers: list[AnswersView]
 
 
 def write(results: Path = RESULTS, golden: Path = GOLDEN, root: Path = ROOT) -> Path:
     """Write report.html and report.md into `results`; the path of the former."""
-    report = gather(results, golden, root)
+    return save(gather(results, golden, root), results)
+
+
+def save(report: Report, results: Path) -> Path:
+    """Write `report` as report.html and report.md into `results`; the path of the former."""
     write_atomic(results / MARKDOWN, render(report, "report.md.j2", _markdown_text))
     write_atomic(results / HTML, render(report, "report.html.j2", _plain_text))
     return results / HTML
 
 
-def gather(results: Path, golden: Path, root: Path) -> Report:
+def gather(results: Path, golden: Path, root: Path, history: Path | None = None) -> Report:
     """Read what lies under `results` and `golden`; stored paths are relative to `root`.
 
-    Raises UserError only when there is no run at all: a damaged file is a remark.
+    The nights are those of the file `history`, by default the one under `results`.
+
+    Raises UserError only when there is neither run nor night: a damaged file is a remark.
     """
+    # What the nights keep for themselves lies beside the runs.
+    nightly = results / NIGHTLY
+    history = history or nightly / HISTORY
     folders = sorted(
-        {path.parent for name in (RUN, METRICS, PREDICTIONS) for path in results.rglob(name)}
-    )
-    if not folders:
+        {path.parent for name in (RUN, METRICS, PREDICTIONS) for path in results.rglob(name)
+         if not path.is_relative_to(nightly)}
+    )  # fmt: skip
+    if not folders and not history.is_file():
         raise UserError(f"no run under {shown(results)}; run `make all` first")
     runs: dict[str, RunSummary] = {}
     unreadable = []
@@ -106,13 +131,25 @@ def gather(results: Path, golden: Path, root: Path) -> Report:
     remarks: list[str] = []
     verdict = _attempt(lambda: read_verdict(results / VERIFY.name), "No verdict is shown", remarks)
     chosen = _chosen(runs, verdict, root, remarks)
+    cells, notes = _attempt(
+        lambda: read_cells(history, golden), "No nights are shown", remarks
+    ) or ([], [])
+    summary, skipped = _attempt(
+        lambda: read_latest(history.parent), "The last night's summary is not shown", remarks
+    ) or ("", [])
+    newest = runs[chosen] if chosen else None
+    answers = arrange_answers(cells, runs, newest, history.parent / KEPT, root, remarks)
     return Report(
+        summaries=runs,
+        cells=cells,
         verdict=verdict,
         remarks=remarks,
         runs=_run_table(_published_rows(golden, remarks), runs),
         unreadable=_unreadable_table(unreadable) if unreadable else None,
         checks=_check_table(verdict) if verdict else None,
         detail=_detail(chosen, runs[chosen], verdict, root, remarks) if chosen else None,
+        nights=arrange_nights(cells, summary, [*skipped, *notes]),
+        answers=answers,
     )
 
 
@@ -247,10 +284,15 @@ def _detail(
         if found
         else None,
         worst=_worst_table(found["worst"], questions or {}) if found else None,
+        watched=_attempt(lambda: arrange_watch(run), "No disturbances are shown", remarks),
         environment=Table(
             "Record of the run",
             columns("Key", "Value"),
-            [Row(path, [text]) for path, text in run.leaves.items()],
+            [
+                Row(path, [text])
+                for path, text in run.leaves.items()
+                if path.partition(".")[0] not in (DISTURBANCES, SAMPLES)
+            ],
         ),
     )
 
@@ -308,19 +350,22 @@ def render(report: Report, template: str, text: Callable[[Any], Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals.update(symbols=SYMBOLS, nothing=NOTHING)
     checks = report.verdict.checks if report.verdict else []
     return environment.get_template(template).render(
         report=report,
         failed=[check for check in checks if check.status == FAIL],
         unclear=[check for check in checks if check.status == UNCLEAR],
-        symbols=SYMBOLS,
-        nothing=NOTHING,
     )
 
 
 def _plain_text(value: Any) -> Any:
     """A value for HTML: texts on one line, without control characters and lone surrogates."""
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    # A piece of a passage may begin or end with the space between two words.
+    before, after = (" " if edge.isspace() else "" for edge in (value[:1], value[-1:]))
+    return before + one_line(value) + after
 
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|~#"})

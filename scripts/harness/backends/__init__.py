@@ -68,6 +68,11 @@ class Backend(Protocol):
     # Whether the first batch of a shape takes longer than the next ones.
     compiles_shapes: bool
 
+    @property
+    def vendor(self) -> str | None:
+        """Whose accelerator it runs on, "nvidia" or "iluvatar"; None on the processor."""
+        ...
+
     def graph_precision(self, options: EngineOptions) -> str:
         """The precision of the ONNX graph that an engine for `options` is built from.
 
@@ -132,12 +137,12 @@ def backends() -> dict[str, Backend]:
     return {backend.name: backend for backend in known}
 
 
-def find_backend(name: str) -> Backend:
-    """The backend `name`; raises UserError if it is unknown or cannot run here."""
+def find_backend(name: str, *, available: bool = True) -> Backend:
+    """The backend `name`; raises UserError if it is unknown, or is not `available` here."""
     known = backends()
     if name not in known:
         raise UserError(f"no backend {name!r}; BACKEND is one of {', '.join(known)}")
-    reason = known[name].unavailable()
+    reason = known[name].unavailable() if available else None
     if reason is not None:
         raise UserError(f"backend {name} is unavailable: {reason}")
     return known[name]

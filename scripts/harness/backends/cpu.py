@@ -12,6 +12,7 @@ class OnCpu:
     """What backends on the CPU have in common: one device, all of its cores."""
 
     name: str
+    vendor: str | None = None
     networks: tuple[str, ...] = ("onnx",)
 
     def cannot_run(self) -> str | None:

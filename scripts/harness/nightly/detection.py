@@ -35,10 +35,14 @@ _MOST_EVIDENCE = 3.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """A night's re-measurement: CONFIRMED, REFUTED, UNCLEAR or ACCEPTED, and the loss it saw."""
+    """A night's re-measurement: CONFIRMED, REFUTED, UNCLEAR or ACCEPTED, and the loss it saw.
+
+    `note` says why somebody has accepted the night's speed.
+    """
 
     outcome: str
     loss: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)

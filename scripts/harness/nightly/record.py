@@ -47,10 +47,11 @@ _PROPERTIES = {
     "verdict": {
         "type": ["object", "null"],
         "additionalProperties": False,
-        "required": ["outcome", "loss"],
+        "required": ["outcome", "loss", "note"],
         "properties": {
             "outcome": {"enum": ["confirmed", "refuted", "unclear", "accepted"]},
             "loss": {"type": "number"},
+            "note": {"type": "string"},
         },
     },
 }
@@ -66,7 +67,8 @@ SCHEMA = {
 _PROVENANCE = {
     "git": ("commit", "dirty"),
     "device": None,
-    "environment": ("python", "packages", "system", "host", "numeric_variables"),
+    "environment": ("python", "packages", "system", "host", "numeric_variables", "cpus"),
+    "profile_sha256": None,
     "dataset": ("sha256",),
     "onnx": ("sha256",),
     "engine": ("sha256",),
@@ -216,7 +218,7 @@ def record_of_run(folder: Path, machine: str, verdict: Verdict | None = None) ->
             f1=metrics["f1"],
             predictions_sha256=sha256_file(folder / PREDICTIONS),
             golden_sha256=sha256_file(golden) if golden.is_file() else None,
-            provenance=_provenance(run),
+            provenance=provenance_of(run),
             verdict=verdict,
         )
     except (LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
@@ -242,7 +244,8 @@ def kept(sha256: str, store: Path) -> Path:
     return store / f"{sha256}.json"
 
 
-def _provenance(run: Mapping[str, Any]) -> dict[str, Any]:
+def provenance_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `run` (a run.json, or some of its keys) could change speed or answers."""
     found: dict[str, Any] = {}
     for name, keys in _PROVENANCE.items():
         entry = run.get(name)
