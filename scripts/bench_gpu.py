@@ -17,12 +17,11 @@ from harness.bench.gpu_report import markdown
 from harness.bench.gpu_systems import GpuModel, systems
 from harness.bench.kernel_card import card, refuse_busy
 from harness.bench.kernel_shapes import HEADS, HIDDEN, INNER, POSITIONS, VOCAB, read_lengths
+from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
-from harness.devices import folder_name
 from harness.errors import OK, UserError, run_command
 from harness.executor import LIBRARY
-from harness.files import to_json, write_atomic
-from harness.paths import ROOT
+from harness.files import to_json
 from harness.provenance import git_state, utc_now, versions
 from harness.weights import Architecture
 
@@ -94,12 +93,7 @@ def main() -> int:
         "cases": results,
     }
     name = str(properties.name)
-    output = Path(os.environ.get("OUTPUT") or ROOT / "results" / "published" / folder_name(name))
-    text = markdown(found, chosen)
-    write_atomic(output / "gpu.json", to_json(found))
-    write_atomic(output / "gpu.md", text)
-    print(text)
-    print(f"bench-gpu: {output / 'gpu.md'}")
+    publish("gpu", name, found, markdown(found, chosen))
     return OK
 
 

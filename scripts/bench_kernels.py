@@ -16,10 +16,9 @@ from harness.bench.kernel_memory import COPY, COPY_SHARE, time_copy, time_memory
 from harness.bench.kernel_shapes import read_lengths
 from harness.bench.kernel_table import markdown
 from harness.bench.kernels import Kernels
+from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
-from harness.devices import folder_name
 from harness.errors import INCONCLUSIVE, OK, UserError, run_command
-from harness.files import to_json, write_atomic
 from harness.paths import ROOT
 from harness.provenance import git_state, utc_now
 from harness.spread import NOISE_SPREAD
@@ -86,12 +85,7 @@ def main() -> int:
         "attention": attention,
         "linear": linear,
     }
-    output = Path(os.environ.get("OUTPUT") or ROOT / "results" / "published" / folder_name(name))
-    text = markdown(found)
-    write_atomic(output / "kernels.json", to_json(found))
-    write_atomic(output / "kernels.md", text)
-    print(text)
-    print(f"bench-kernels: {output / 'kernels.md'}")
+    publish("kernels", name, found, markdown(found))
     return OK
 
 

@@ -1,6 +1,5 @@
 """Time the backend ort-cuda beside the variants that it does not choose."""
 
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,14 @@ import onnxruntime
 from harness.backends.ort_cuda import OrtCuda
 from harness.bench.model import random_weights
 from harness.bench.ort_cuda import compare, table, variants
+from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
-from harness.devices import folder_name
 from harness.errors import OK, UserError, run_command
-from harness.files import to_json, write_atomic
 from harness.graph import Precision, build_graph, save_graph
 from harness.inputs import Inputs
 from harness.lock import device_lock
 from harness.measure import NOISE_SPREAD
 from harness.options import Options, read_options
-from harness.paths import RESULTS, shown
 from harness.profile import load_profile
 from harness.provenance import environment, git_state, utc_now
 from harness.records import MadeFile, read_record, records_of
@@ -81,12 +78,7 @@ def main() -> int:
     ]
     for title, rates in found.items():
         lines += [f"### {title}", "", *table(rates), ""]
-    name = os.environ.get("OUTPUT") or RESULTS / "published" / folder_name(device["name"])
-    output = Path(name)
-    write_atomic(output / "ort-cuda.json", to_json(document))
-    write_atomic(output / "ort-cuda.md", "\n".join(lines))
-    print("\n".join(lines))
-    print(f"bench: {shown(output / 'ort-cuda.md')}")
+    publish("ort-cuda", device["name"], document, "\n".join(lines))
     return OK
 
 

@@ -74,3 +74,32 @@ run_make() {
     cd -- "$scripts/.." || fail "cannot enter $scripts/..; check its permissions"
     exec make "$@"
 }
+
+# Check the options and run all of make with ixRT at one precision.
+# Usage: infer_with_ixrt fp16|int8 OPTION...
+infer_with_ixrt() {
+    batch=32 fixed=$1
+    shift
+    usage() {
+        cat <<TEXT
+usage: ${0##*/} [--bs N]
+
+Build the engine with ixRT at $(printf '%s' "$fixed" | tr '[:lower:]' '[:upper:]'),
+run SQuAD v1.1 dev through it, and judge accuracy and QPS against the golden file.
+
+  --bs N   the batch; default: 32
+
+The environment's variables pass on to make, such as DEVICE, DATASET, LIMIT and PLUGIN_LIBRARY;
+\`make help\` lists all that it knows.
+TEXT
+    }
+    read_options "$@"
+    case ${BACKEND:-ixrt} in
+        ixrt) ;;
+        *)
+            fail "BACKEND is '$BACKEND', and this command runs ixRT; unset it, or run" \
+                "scripts/build_engine.sh and scripts/inference_squad.sh"
+            ;;
+    esac
+    run_make all PROFILE=bert-base-squad BACKEND=ixrt "PRECISION=$fixed" "BATCH=$batch"
+}

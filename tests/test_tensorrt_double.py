@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -38,13 +37,12 @@ from cuda_double import Cuda, Hardware, Layout, Misuse, cudaMemcpyKind
 from cuda_double import cudaError_t as E
 from onnx import TensorProto, helper
 from tensorrt_rtx import tensorrt as real_rtx
+from tensorrt_stubs import stubs_folder
 from tiny_bert import architecture_of, fitting_scales, inputs_of, random_weights
 
 from harness.graph import build_graph
-from harness.paths import BUILD
 from harness.plugin_network import add_bert
 
-STUBS = "tensorrt-stubs==10.13.0.35.1"
 ARCHITECTURE = replace(architecture_of(1), heads=2)
 WEIGHTS = random_weights(ARCHITECTURE)
 SCALES = fitting_scales(WEIGHTS, ARCHITECTURE)
@@ -1300,17 +1298,8 @@ class Stub:
 
 @functools.cache
 def stubs() -> tuple[dict[str, Stub], dict[str, dict[str, int]], set[str]]:
-    """Classes, enumerations' numbers and the module's names. Never in site-packages, where they
-    would make `import tensorrt` succeed.
-    """
-    folder = BUILD / "sdk" / "tensorrt-stubs"
-    stamp = folder / ".ready"
-    if not stamp.exists() or stamp.read_text() != STUBS:
-        shutil.rmtree(folder, ignore_errors=True)
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
-        subprocess.run([*install, folder, STUBS], check=True)
-        stamp.write_text(STUBS)
-    text = (folder / "tensorrt_bindings" / "tensorrt.pyi").read_text()
+    """Classes, enumerations' numbers and the module's names."""
+    text = (stubs_folder() / "tensorrt_bindings" / "tensorrt.pyi").read_text()
     numbers: dict[str, dict[str, int]] = {}
     member = r"(\w+): typing\.ClassVar\[[\w.]+\]  # value = <(\w+)\.\w+: (\d+)>"
     for name, kind, number in re.findall(member, text):

@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.paths import BUILD, ROOT
+from tensorrt_stubs import stubs_folder
 
-STUBS = "tensorrt-stubs==10.13.0.35.1"
+from harness.paths import ROOT
+
 PROBE = """
 import tensorrt as trt
 from harness import tensorrt_api
@@ -43,17 +44,9 @@ plugins = (trt.IPluginCreatorV3One, trt.TensorRTPhase.BUILD, trt.PluginField)
 
 
 def stubs(folder: Path) -> Path:
-    """A copy of the stubs that mypy can read. Never in site-packages: there they would make
-    `import tensorrt` succeed."""
-    wheel = BUILD / "sdk" / "tensorrt-stubs"
-    stamp = wheel / ".ready"
-    if not stamp.exists() or stamp.read_text() != STUBS:
-        shutil.rmtree(wheel, ignore_errors=True)
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
-        subprocess.run([*install, wheel, STUBS], check=True)
-        stamp.write_text(STUBS)
+    """A copy of the stubs that mypy can read."""
     for package in ("tensorrt", "tensorrt_bindings"):
-        shutil.copytree(wheel / package, folder / package)
+        shutil.copytree(stubs_folder() / package, folder / package)
     path = folder / "tensorrt_bindings" / "tensorrt.pyi"
     text = path.read_text(encoding="utf-8")
     # Not Python: parameters called `in`, and one without a default behind others with one.

@@ -7,25 +7,17 @@ from typing import Any
 
 from ..devices import Accelerator, devices_of
 from ..errors import UserError
+from .local import BuiltHere
 
 # CUDA's own order is fastest first; DEVICE counts as the vendors' tools do. Read when CUDA starts.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
-class OnAccelerator:
+class OnAccelerator(BuiltHere):
     """What backends on a vendor's devices have in common."""
 
     name: str
     vendor: str
-    networks: tuple[str, ...] = ("onnx",)
-
-    def cannot_run(self) -> str | None:
-        """Nothing is built without the device."""
-        return None
-
-    def compute_capabilities(self) -> tuple[str, ...]:
-        """Engines are for the device that is here."""
-        return ()
 
     def lock_name(self, index: int) -> str:
         """Each device is locked for itself, under its number among all of the machine's."""

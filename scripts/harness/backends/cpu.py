@@ -6,22 +6,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..host import cpu_facts
+from .local import BuiltHere
 
 
-class OnCpu:
+class OnCpu(BuiltHere):
     """What backends on the CPU have in common: one device, all of its cores."""
 
     name: str
     vendor: str | None = None
-    networks: tuple[str, ...] = ("onnx",)
-
-    def cannot_run(self) -> str | None:
-        """A processor runs what is built on it."""
-        return None
-
-    def compute_capabilities(self) -> tuple[str, ...]:
-        """Engines are for the processor that is here."""
-        return ()
 
     def lock_name(self, index: int) -> str:
         """All processors are one device."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..host import cores, sums_int8_exactly
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .cpu import OnCpu
-from .ort_graph import dequantize, fuse, quantize, split_layer_norms
+from .ort_graph import dequantize, fuse, fused_from, quantize, split_layer_norms
 
 
 class OrtSession:
@@ -114,12 +113,8 @@ class OrtCpu(OnCpu):
         return None
 
     def engine_inputs(self, options: EngineOptions) -> dict[str, Any]:
-        """The fused graph depends on the optimizer's version and the model's shape alone."""
-        return {
-            "onnxruntime": version("onnxruntime"),
-            "hidden": options.hidden,
-            "heads": options.heads,
-        }
+        """Those of the fused graph."""
+        return fused_from("onnxruntime", options)
 
     def engine_suffix(self) -> str:
         """An engine is an ONNX file."""

@@ -18,7 +18,7 @@ from ..errors import UserError, one_line
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .accelerated import OnAccelerator
-from .ort_graph import fuse
+from .ort_graph import fuse, fused_from
 
 _PROVIDER = "CUDAExecutionProvider"
 _INPUTS = ("input_ids", "segment_ids", "input_mask")
@@ -140,14 +140,8 @@ class OrtCuda(OnAccelerator):
         return "this Python has no package onnxruntime-gpu; BACKEND=ort-cuda uses .venv-cuda"
 
     def engine_inputs(self, options: EngineOptions) -> dict[str, Any]:
-        """The fused graph depends on the optimizer's version and the model's shape alone."""
-        import onnxruntime as ort
-
-        return {
-            "onnxruntime": ort.__version__,
-            "hidden": options.hidden,
-            "heads": options.heads,
-        }
+        """Those of the fused graph."""
+        return fused_from("onnxruntime-gpu", options)
 
     def engine_suffix(self) -> str:
         """An engine is an ONNX file."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def fuse(onnx_file: Path, options: EngineOptions) -> onnx.ModelProto:
     if all(entry.domain != _CONTRIB for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
     return model
+
+
+def fused_from(package: str, options: EngineOptions) -> dict[str, Any]:
+    """What shapes a fused graph besides its ONNX file: the version of `package`, which holds the
+    optimizer, and the model's shape. As JSON."""
+    return {
+        "onnxruntime": version(package),
+        "hidden": options.hidden,
+        "heads": options.heads,
+    }
 
 
 def split_layer_norms(model: onnx.ModelProto) -> None:
