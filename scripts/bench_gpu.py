@@ -11,22 +11,21 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.bench.gpu_cases import cases, half_weights
+from harness.bench.gpu_cases import ARCHITECTURE, cases, half_weights
+from harness.bench.gpu_chart import svg
 from harness.bench.gpu_compare import compare, load
 from harness.bench.gpu_report import markdown
 from harness.bench.gpu_systems import GpuModel, systems
 from harness.bench.kernel_card import card, refuse_busy
-from harness.bench.kernel_shapes import HEADS, HIDDEN, INNER, POSITIONS, VOCAB, read_lengths
+from harness.bench.kernel_shapes import read_lengths
 from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
 from harness.errors import OK, UserError, run_command
 from harness.executor import LIBRARY
 from harness.files import to_json
 from harness.provenance import git_state, utc_now, versions
-from harness.weights import Architecture
 
 LEAST_REPEATS, MOST_REPEATS = 5, 99
-LAYERS = 12
 
 
 def main() -> int:
@@ -50,14 +49,13 @@ def main() -> int:
     before = card(uuid)
     refuse_busy(before)
 
-    sizes = Architecture(LAYERS, HIDDEN, HEADS, INNER, VOCAB, POSITIONS, 1e-12)
     compared = cases(lengths)
     batches = [batch for case in compared for batch in case.batches]
     started = utc_now()
     with tempfile.TemporaryDirectory() as folder:
         model = GpuModel(
-            half_weights(sizes),
-            sizes,
+            half_weights(ARCHITECTURE),
+            ARCHITECTURE,
             Path(folder),
             Path(os.environ.get("LIBRARY") or LIBRARY),
             max(len(batch.rows) for batch in batches),
@@ -66,9 +64,10 @@ def main() -> int:
         loaded, reasons = load(chosen, model)
         if not loaded:
             raise UserError(f"no system is here: {'; '.join(reasons.values())}")
+        tolerances = {system.key: system.tolerance for system in chosen}
         results = []
         for case in compared:
-            results.append(compare(loaded, case, repeats, reasons))
+            results.append(compare(loaded, tolerances, case, repeats, reasons))
             print(
                 to_json({k: round(v["windows_per_s"]) for k, v in results[-1]["systems"].items()})
             )
@@ -86,14 +85,14 @@ def main() -> int:
             "CUDA": str(torch.version.cuda),
             **versions(("onnxruntime-gpu", "nvidia-cublas")),
         },
-        "architecture": asdict(sizes),
+        "architecture": asdict(ARCHITECTURE),
         "lengths": source,
         "repeats": repeats,
         "left_out": reasons,
         "cases": results,
     }
     name = str(properties.name)
-    publish("gpu", name, found, markdown(found, chosen))
+    publish("gpu", name, found, markdown(found, chosen), svg(found, chosen))
     return OK
 
 

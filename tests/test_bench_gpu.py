@@ -11,6 +11,7 @@ from test_plugin_backend import ARCHITECTURE
 
 from harness.batches import Batch
 from harness.bench.gpu_cases import cases, half_weights
+from harness.bench.gpu_chart import svg
 from harness.bench.gpu_compare import compare, load
 from harness.bench.gpu_report import markdown
 from harness.bench.gpu_systems import GpuModel, GpuSystem, Loaded, Logits, systems
@@ -72,7 +73,7 @@ def test_weights_are_float16_numbers() -> None:
 def test_rates_and_turns() -> None:
     case = cases(LENGTHS)[0]
     known = {"a": Known(0.5), "b": Known(0.25), "floor": Floor(0.1)}
-    found = compare(dict(known), case, 5, {})
+    found = compare(dict(known), dict.fromkeys(known, 0.02), case, 5, {})
     assert found["systems"]["a"]["windows_per_s"] == pytest.approx(64)
     assert found["systems"]["b"]["milliseconds_a_batch"] == pytest.approx(250)
     assert len(found["systems"]["b"]["repeats"]) == 5
@@ -81,11 +82,18 @@ def test_rates_and_turns() -> None:
     assert known["a"].ran == known["b"].ran == 7 * case.again
 
 
+def test_a_system_may_round_as_much_as_its_kind_does() -> None:
+    known = {"a": Known(1), "b": Known(1), "narrow": Known(1, 1.1)}
+    tolerances = {"a": 0.02, "b": 0.02, "narrow": 0.2}
+    found = compare(dict(known), tolerances, cases(LENGTHS)[1], 5, {})
+    assert found["systems"]["narrow"]["difference"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("factor", [1.1, float("nan")])
 def test_another_function_is_not_timed(factor: float) -> None:
     loaded: dict[str, Loaded] = {"a": Known(1), "b": Known(1), "c": Known(1, factor)}
     with pytest.raises(UserError, match="is off by"):
-        compare(loaded, cases(LENGTHS)[1], 5, {})
+        compare(loaded, dict.fromkeys(loaded, 0.02), cases(LENGTHS)[1], 5, {})
 
 
 def test_a_system_that_is_not_here_is_left_out_with_the_reason(tmp_path: Any) -> None:
@@ -101,8 +109,10 @@ def test_a_system_that_is_not_here_is_left_out_with_the_reason(tmp_path: Any) ->
 
 
 def test_the_table_has_every_number() -> None:
-    chosen = [GpuSystem("a", "A", None), GpuSystem("b", "B", None)]  # type: ignore[arg-type]
-    results = [compare({"a": Known(0.5)}, case, 5, {}) for case in cases(LENGTHS)]
+    known = {"ours": Known(0.5), "peer": Known(0.75), "slow": Known(0.8), "floor": Floor(0.4)}
+    chosen = [GpuSystem(key, key.upper(), None) for key in [*known, "b"]]  # type: ignore[arg-type]
+    tolerances = dict.fromkeys(known, 0.02)
+    results = [compare(dict(known), tolerances, case, 5, {}) for case in cases(LENGTHS)]
     found = {
         "device": "a card",
         "driver": None,
@@ -116,5 +126,11 @@ def test_the_table_has_every_number() -> None:
         "left_out": {"b": "not here"},
     }
     text = markdown(found, chosen)
-    assert "| A " in text and "64 (0.0%)" in text and "256 (0.0%)" in text
-    assert "A 500.000" in text and "left out: b: not here" in text
+    assert "| OURS " in text and "64 (0.0%)" in text and "256 (0.0%)" in text
+    assert "OURS 500.000" in text and "left out: b: not here" in text
+    beside = {line.split("|")[1].strip(): line for line in text.splitlines() if "here, " in line}
+    assert beside["FP16 here, of the floor's speed"].count(" 0.80 ") == 4
+    assert beside["FP16 here, beside the best peer"].count(" 1.50 ") == 4
+    drawing = svg(found, chosen)
+    assert drawing.count("<rect") == 1 + 4 * len(known)
+    assert drawing.count('class="ours"') == 4 and "windows a second" in drawing

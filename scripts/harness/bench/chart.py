@@ -1,7 +1,8 @@
-"""bench.svg: every comparison as horizontal bars, the repeats' range marked on each."""
+"""Comparisons as horizontal bars, the repeats' range marked on each: bench.svg, gpu.svg."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ class Group:
 
 
 def svg(document: dict[str, Any]) -> str:
+    """All comparisons of bench.json."""
+    groups = [_group(part) for part in document["comparisons"]]
+    note = f"{document['device']['name']}; median of {document['repeats']} interleaved passes"
+    return draw("BERT on SQuAD: CPU systems side by side", groups, note)
+
+
+def draw(head: str, groups: Sequence[Group], note: str) -> str:
     """A drawing that stands alone, in light or dark colours as the reader's page has them."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -41,9 +49,7 @@ def svg(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    groups = [_group(part) for part in document["comparisons"]]
-    note = f"{document['device']['name']}; median of {document['repeats']} interleaved passes"
-    return environment.get_template("chart.svg.j2").render(groups=groups, note=note)
+    return environment.get_template("chart.svg.j2").render(head=head, groups=groups, note=note)
 
 
 def _group(part: dict[str, Any]) -> Group:

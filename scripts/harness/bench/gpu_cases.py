@@ -9,8 +9,9 @@ import numpy as np
 
 from ..batches import Batch
 from ..weights import Architecture, Weights, weight_shapes
-from .kernel_shapes import LENGTH, SEGMENTS, VOCAB
+from .kernel_shapes import HEADS, HIDDEN, INNER, LENGTH, POSITIONS, SEGMENTS, VOCAB
 
+ARCHITECTURE = Architecture(12, HIDDEN, HEADS, INNER, VOCAB, POSITIONS, 1e-12)
 _SEED = 20180810
 # Standard deviation of the weights that BERT is initialized with (Devlin et al. 2018).
 _INITIALIZER_RANGE = 0.02
@@ -45,13 +46,13 @@ def cases(lengths: Sequence[int]) -> list[Case]:
     """Full batches, one window, and batches of the sorted `lengths`."""
     random = np.random.default_rng(_SEED)
     found = [
-        Case(f"{windows} x {LENGTH}", [_batch([LENGTH] * windows, random)], again)
+        Case(f"{windows} x {LENGTH}", [random_batch([LENGTH] * windows, random)], again)
         for windows, again in _AGAIN.items()
     ]
     for size, count in _SPREAD.items():
         whole = len(lengths) // size
         chosen = sorted({(2 * i + 1) * whole // (2 * count) for i in range(min(count, whole))})
-        batches = [_batch(lengths[i * size : (i + 1) * size], random) for i in chosen]
+        batches = [random_batch(lengths[i * size : (i + 1) * size], random) for i in chosen]
         found.append(Case(f"dev lengths, batch {size}", batches, 1))
     return found
 
@@ -69,7 +70,7 @@ def half_weights(architecture: Architecture) -> Weights:
     return weights
 
 
-def _batch(lengths: Sequence[int], random: np.random.Generator) -> Batch:
+def random_batch(lengths: Sequence[int], random: np.random.Generator) -> Batch:
     """Padded windows (b, longest) int32 of random tokens."""
     counts = np.asarray(lengths)[:, None]
     column = np.arange(counts.max())

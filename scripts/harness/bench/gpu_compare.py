@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -12,8 +12,6 @@ from ..errors import UserError, one_line
 from .gpu_cases import Case
 from .gpu_systems import GpuModel, GpuSystem, Loaded, Logits
 
-# Of the logits' own size, root mean square: FP16 over twelve layers. More is another function.
-_MOST_DIFFERENCE = 0.02
 _WARMUPS = 2
 
 
@@ -31,7 +29,11 @@ def load(systems: Sequence[GpuSystem], model: GpuModel) -> tuple[dict[str, Loade
 
 
 def compare(
-    loaded: dict[str, Loaded], case: Case, repeats: int, reasons: dict[str, str]
+    loaded: dict[str, Loaded],
+    tolerances: Mapping[str, float],
+    case: Case,
+    repeats: int,
+    reasons: dict[str, str],
 ) -> dict[str, Any]:
     """Rates in windows a second by system: median, spread ((max - min) / median) and repeats."""
     prepared: dict[str, list[Any]] = {}
@@ -40,7 +42,7 @@ def compare(
             prepared[key] = [system.prepare(batch) for batch in case.batches]
         except (ImportError, RuntimeError, UserError) as error:
             reasons[f"{key}, {case.title}"] = one_line(error)[:200]
-    differences = _differences(loaded, prepared, case)
+    differences = _differences(loaded, tolerances, prepared, case)
     seconds: dict[str, list[float]] = {key: [] for key in prepared}
     for repeat in range(-_WARMUPS, repeats):
         for key, batches in prepared.items():
@@ -69,9 +71,12 @@ def compare(
 
 
 def _differences(
-    loaded: dict[str, Loaded], prepared: dict[str, list[Any]], case: Case
+    loaded: dict[str, Loaded],
+    tolerances: Mapping[str, float],
+    prepared: dict[str, list[Any]],
+    case: Case,
 ) -> dict[str, float]:
-    """How far logits are from the mean of all systems', relative to their size, at worst.
+    """How far logits are from the median of all systems', root mean square and relative to it.
 
     Raises UserError where one computes something else: its time would mean nothing.
     """
@@ -93,7 +98,7 @@ def _differences(
         for key, value in values.items()
     }
     for key, difference in differences.items():
-        if not difference <= _MOST_DIFFERENCE:
+        if not difference <= tolerances[key]:
             raise UserError(
                 f"{key} is off by {difference:.2g} of the others' logits in {case.title}; "
                 "see what `make test-gpu` says"

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..batches import Batch
-from ..executor import EngineRunner, Executor, LoadedEngine, fuse
+from ..executor import EngineRunner, Executor, LoadedEngine, Tensors, fuse
+from ..scales import FP8_MAX, Scales, gemm_inputs, weight_scales
 from .gpu_systems import GpuModel, Logits
+
+# The largest input of any linear, in FP8: layer norms of random weights stay under it, and E4M3 is
+# as precise for the smaller ones.
+_LARGEST_INPUT = 8.0
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,25 @@ class Ours:
     """One batch after the other, by the device's clock."""
 
     runners = 1
+    precision = "fp16"
 
     def __init__(self, model: GpuModel) -> None:
         executor = Executor(model.library)
-        path = model.folder / "ours.engine"
+        path = model.folder / f"{self.precision}.engine"
         if not path.exists():
-            tensors = fuse(model.weights, model.architecture)
             began = time.perf_counter()
-            executor.build(tensors, model.architecture, "fp16", 0, model.max_tokens, path)
+            executor.build(
+                self.tensors(model), model.architecture, self.precision, 0, model.max_tokens, path
+            )
             print(f"engine built in {time.perf_counter() - began:.0f} s", flush=True)
         engine = LoadedEngine(executor, path, 0)
         self._runners = [
             EngineRunner(engine, model.max_windows, model.max_tokens) for _ in range(self.runners)
         ]
+
+    def tensors(self, model: GpuModel) -> Tensors:
+        """What the engine is built from."""
+        return fuse(model.weights, model.architecture)
 
     def prepare(self, batch: Batch) -> _Prepared:
         """Captures its graph in every runner."""
@@ -84,3 +95,23 @@ class OursTwice(Ours):
         for i in range(max(0, len(prepared) - self.runners), len(prepared)):
             self._runners[i % self.runners].wait(prepared[i].start, prepared[i].end)
         return time.perf_counter() - began
+
+
+class OursFp8(Ours):
+    """FP16's network with its linears in FP8."""
+
+    precision = "fp8"
+
+    def tensors(self, model: GpuModel) -> Tensors:
+        inputs = gemm_inputs(model.architecture)
+        scales = Scales(
+            {},
+            {},
+            fp8_activations={
+                name: np.float32(_LARGEST_INPUT / FP8_MAX) for name in inputs.values()
+            },
+            fp8_weights={
+                name: weight_scales(model.weights[f"{name}.weight"], FP8_MAX) for name in inputs
+            },
+        )
+        return fuse(model.weights, model.architecture, scales)

@@ -8,6 +8,8 @@ from typing import Any
 from .gpu_systems import GpuSystem
 from .kernel_table import table, wrapped
 
+OURS, FLOOR = "ours", "floor"
+
 
 def markdown(found: dict[str, Any], systems: Sequence[GpuSystem]) -> str:
     """A row a system, a column a case; in lines of at most 100 columns but the table's."""
@@ -30,6 +32,11 @@ def markdown(found: dict[str, Any], systems: Sequence[GpuSystem]) -> str:
             else:
                 cells.append(f"{times['windows_per_s']:,.0f} ({times['spread']:.1%})")
         rows.append(cells)
+    for title, values in (
+        ("of the floor's speed", [_beside(case, _floor(case)) for case in cases]),
+        ("beside the best peer", [_beside(case, _best_peer(case)) for case in cases]),
+    ):
+        rows.append([f"FP16 here, {title}", *("-" if v is None else f"{v:.2f}" for v in values)])
     single = next(case for case in cases if case["case"].startswith("1 x"))
     latency = [
         f"{system.title} {times['milliseconds_a_batch']:.3f}"
@@ -56,3 +63,23 @@ def markdown(found: dict[str, Any], systems: Sequence[GpuSystem]) -> str:
         lines += [f"- left out: {key}: {reason}" for key, reason in found["left_out"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _floor(case: dict[str, Any]) -> float | None:
+    times = case["systems"].get(FLOOR)
+    return None if times is None else float(times["windows_per_s"])
+
+
+def _best_peer(case: dict[str, Any]) -> float | None:
+    rates = [
+        float(times["windows_per_s"])
+        for key, times in case["systems"].items()
+        if key != FLOOR and not key.startswith(OURS)
+    ]
+    return max(rates, default=None)
+
+
+def _beside(case: dict[str, Any], other: float | None) -> float | None:
+    """This repository's FP16, one batch at a time, in multiples of `other`."""
+    times = case["systems"].get(OURS)
+    return None if times is None or other is None else float(times["windows_per_s"]) / other

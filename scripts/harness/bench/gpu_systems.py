@@ -44,11 +44,15 @@ class Loaded(Protocol):
 
 @dataclass(frozen=True)
 class GpuSystem:
-    """A system by name. `load` raises ImportError, RuntimeError or UserError where it cannot."""
+    """A system by name. `load` raises ImportError, RuntimeError or UserError where it cannot.
+
+    `tolerance` is how far logits may be from the others', of their own root mean square.
+    """
 
     key: str
     title: str
     load: Callable[[GpuModel], Loaded]
+    tolerance: float = 0.02  # FP16 over twelve layers; more is another function
 
 
 def systems() -> list[GpuSystem]:
@@ -58,6 +62,8 @@ def systems() -> list[GpuSystem]:
     return [
         GpuSystem("ours", "this repository, FP16", gpu_ours.Ours),
         GpuSystem("ours-2", "the same, two batches in flight", gpu_ours.OursTwice),
+        # E4M3 keeps three bits behind the first: each product is off by up to 1/16.
+        GpuSystem("ours-fp8", "this repository, FP8", gpu_ours.OursFp8, tolerance=0.2),
         GpuSystem("ort", "ONNX Runtime CUDA, fused, CUDA graphs", gpu_ort.fused),
         GpuSystem("ort-packed", "ONNX Runtime CUDA, fused, packed", gpu_ort.packed),
         GpuSystem("torch-sdpa", "PyTorch SDPA", gpu_torch.sdpa),

@@ -12,11 +12,15 @@ from ..files import to_json, write_atomic
 from ..paths import RESULTS, shown
 
 
-def publish(name: str, device: str, found: Mapping[str, Any], text: str) -> None:
-    """Write `<name>.json` and `<name>.md` into OUTPUT, or into the folder of results/published for
-    the device of this name; print the text and where it is."""
+def publish(
+    name: str, device: str, found: Mapping[str, Any], text: str, chart: str | None = None
+) -> None:
+    """Write `<name>.json`, `<name>.md` and, with a chart, `<name>.svg` into OUTPUT, or into the
+    folder of results/published for the device of this name; print the text and where it is."""
     output = Path(os.environ.get("OUTPUT") or RESULTS / "published" / folder_name(device))
     write_atomic(output / f"{name}.json", to_json(found))
     write_atomic(output / f"{name}.md", text)
+    if chart is not None:
+        write_atomic(output / f"{name}.svg", chart)
     print(text)
     print(f"bench: {shown(output / f'{name}.md')}")
