@@ -18,12 +18,19 @@ extern "C" {
 BERT_API const char* bert_executor_last_error(void);
 
 /* FP8: a layer's linears take E4M3, one scale a tensor, and add up as precisely as tensor cores do
- * for FP8. All between them, attention's products too, is as in FP16. Compute capability 8.9 and
- * later. */
-typedef enum BertPrecision { BERT_FP16 = 0, BERT_FP8 = 1 } BertPrecision;
+ * for FP8. Compute capability 8.9 and later.
+ * INT8: a layer's linears and the QA head take INT8, one scale for the input and one an output
+ * channel for the weight; sums are exact. With HALF_HEAD the QA head is as in FP16.
+ * In both all between the linears, attention's products too, is as in FP16. */
+typedef enum BertPrecision {
+  BERT_FP16 = 0,
+  BERT_FP8 = 1,
+  BERT_INT8 = 2,
+  BERT_INT8_HALF_HEAD = 3
+} BertPrecision;
 
 /* Heads have 32 or 64 channels; `hidden` is a multiple of 8 and at most 1024, `intermediate` a
- * multiple of 8, both of 16 in FP8; windows have up to `positions` tokens, and up to
+ * multiple of 8, both of 16 in FP8 and INT8; windows have up to `positions` tokens, and up to
  * BERT_MAX_LENGTH. */
 typedef struct BertArchitecture {
   int32_t layers, hidden, heads, intermediate, vocab, segments, positions;
@@ -42,8 +49,10 @@ typedef struct BertArchitecture {
  *   layer.{i}.ffn.norm.{gamma, beta} (hidden)
  *   qa.{weight (2, hidden), bias (2)}
  *
- * In FP8 a layer's linears have weights in E4M3, and beside weight and bias `scales`, FP32 (2): what
- * E4M3's values of the linear's input, and those of its weight, are to be multiplied by.
+ * Linears in FP8 have weights in E4M3, those in INT8 in INT8, and beside weight and bias `scales`,
+ * FP32: what the weight's values are to be multiplied by, which is one number in FP8 and one an
+ * output channel in INT8, and last the same of the linear's input. What a linear takes is divided
+ * by that and rounded, halves to even; it ends at +-448 in FP8, at -128 and 127 in INT8.
  */
 typedef struct BertTensor {
   const char* name;

@@ -23,7 +23,7 @@
 
 namespace bert::executor {
 
-constexpr uint32_t kFileVersion = 1;
+constexpr uint32_t kFileVersion = 2;
 constexpr uint64_t kAlignment = 256;  // of tensors, in the file and on the device
 
 struct FileHead {

@@ -21,6 +21,10 @@ cublasLtMatmulAlgo_t to_cublas(const Algorithm& algorithm) {
   return converted;
 }
 
+const char* name_of(Type type) {
+  return type == Type::kHalf ? "FP16" : type == Type::kE4m3 ? "FP8" : "INT8";
+}
+
 Algorithm from_cublas(const cublasLtMatmulAlgo_t& algorithm) {
   Algorithm converted;
   std::memcpy(converted.data(), &algorithm, sizeof(algorithm));
@@ -45,13 +49,17 @@ class Layout {
 class Description {
  public:
   explicit Description(const Product& product)
-      : weight(type(product.quantized), product.in, product.out),
-        input(type(product.quantized), product.in, product.tokens),
-        unread(CUDA_R_16F, product.out, product.tokens),
-        output(type(product.output_scale != nullptr), product.out, product.tokens) {
-    cublas(cublasLtMatmulDescInit(&storage_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cuBLASLt product");
+      : weight(operand(product.type), product.in, product.out),
+        input(operand(product.type), product.in, product.tokens),
+        unread(wide(product.type), product.out, product.tokens),
+        output(product.output_scale != nullptr ? CUDA_R_8F_E4M3 : wide(product.type), product.out,
+               product.tokens) {
+    const bool integers = product.type == Type::kInt8;
+    cublas(cublasLtMatmulDescInit(&storage_, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                  integers ? CUDA_R_32I : CUDA_R_32F),
+           "cuBLASLt product");
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-    if (product.quantized) {
+    if (product.type == Type::kE4m3) {
       // Tensor cores add E4M3's products with 14 bits. Without this, FP32 registers take over each
       // few of them, which takes longer.
       set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
@@ -72,7 +80,10 @@ class Description {
   const Layout weight, input, unread, output;
 
  private:
-  static cudaDataType type(bool quantized) { return quantized ? CUDA_R_8F_E4M3 : CUDA_R_16F; }
+  static cudaDataType operand(Type type) {
+    return type == Type::kHalf ? CUDA_R_16F : type == Type::kE4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8I;
+  }
+  static cudaDataType wide(Type type) { return type == Type::kInt8 ? CUDA_R_32I : CUDA_R_16F; }
   template <class Value>
   void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
     cublas(cublasLtMatmulDescSetAttribute(&storage_, attribute, &value, sizeof(value)),
@@ -83,9 +94,10 @@ class Description {
 
 class Preference {
  public:
-  Preference() {
+  explicit Preference(Type type) {
     cublas(cublasLtMatmulPreferenceInit(&storage_), "cuBLASLt preference");
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspace);
+    if (type == Type::kInt8) return;  // whose sums are the same in any order
     // Where a sum is split, its parts are added in FP32, and always in the same order.
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -115,7 +127,7 @@ Gemm::Gemm() {
 
 std::vector<Algorithm> Gemm::candidates(const Product& product, int most) const {
   Description description(product);
-  Preference preference;
+  Preference preference(product.type);
   std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(most));
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -133,7 +145,7 @@ std::vector<Algorithm> Gemm::candidates(const Product& product, int most) const 
     throw Error(BERT_UNSUPPORTED, "cuBLASLt has no algorithm for a linear of " +
                                       std::to_string(product.in) + " to " +
                                       std::to_string(product.out) + " channels in " +
-                                      (product.quantized ? "FP8" : "FP16") + " on this device");
+                                      name_of(product.type) + " on this device");
   }
   return found;
 }
@@ -154,11 +166,15 @@ void Gemm::run(const Product& product, const Algorithm& algorithm, void* workspa
   Description description(product);
   const cublasLtMatmulAlgo_t algo = to_cublas(algorithm);
   const float zero = 0.0f;
+  const int32_t whole_one = 1, whole_zero = 0;
+  const bool integers = product.type == Type::kInt8;
+  const void* alpha = integers ? static_cast<const void*>(&whole_one) : &product.scale;
+  const void* beta = integers ? static_cast<const void*>(&whole_zero) : &zero;
   // Nothing is read there, but cuBLASLt wants a pointer, and the output's own only where both have
   // one type.
   const void* unread = product.output_scale == nullptr ? product.output : workspace;
-  cublas(cublasLtMatmul(handle_.get(), description.operation(), &product.scale, product.weight,
-                        description.weight.get(), product.input, description.input.get(), &zero,
+  cublas(cublasLtMatmul(handle_.get(), description.operation(), alpha, product.weight,
+                        description.weight.get(), product.input, description.input.get(), beta,
                         unread, description.unread.get(), product.output,
                         description.output.get(), &algo, workspace, kWorkspace, stream),
          "cuBLASLt product");

@@ -16,17 +16,17 @@ constexpr size_t kWorkspace = 32 << 20;  // bytes a stream
 
 enum class Epilogue { kNone, kBias, kBiasGelu };
 
-// Sums are in FP32; of E4M3, in the fewer bits that tensor cores have for it.
+// Sums are in FP32; of E4M3, in the fewer bits that tensor cores have for it; of INT8, exact.
 struct Product {
-  const void* input;   // (tokens, in), FP16 or all of it E4M3
-  const void* weight;  // (out, in), of the input's type
+  const void* input;   // (tokens, in), of `type`
+  const void* weight;  // (out, in), of `type`
   const void* bias;    // FP16 (out), with an epilogue
-  void* output;        // (tokens, out), FP16 or E4M3
+  void* output;        // (tokens, out): FP16 or E4M3; of INT8, the sums in INT32
   int tokens, in, out;
-  Epilogue epilogue;
-  // Of E4M3: whether input and weight are, and what their product is multiplied by; whether the
-  // output is, and (on the device) what that is multiplied by before it is rounded.
-  bool quantized = false;
+  Epilogue epilogue;  // none with INT8
+  Type type;
+  // Of E4M3: what the product is multiplied by, and, where the output is E4M3 too, what that is
+  // multiplied by before it is rounded (on the device).
   float scale = 1.0f;
   const float* output_scale = nullptr;
 };

@@ -6,6 +6,23 @@
 
 namespace bert::executor {
 
+Type layer_type(BertPrecision precision) {
+  switch (precision) {
+    case BERT_FP16:
+      return Type::kHalf;
+    case BERT_FP8:
+      return Type::kE4m3;
+    case BERT_INT8:
+    case BERT_INT8_HALF_HEAD:
+      return Type::kInt8;
+  }
+  throw Error(BERT_BAD_ARGUMENT, "there is no precision " + std::to_string(precision));
+}
+
+Type head_type(BertPrecision precision) {
+  return precision == BERT_INT8 ? Type::kInt8 : Type::kHalf;
+}
+
 LinearShape shape_of(const BertArchitecture& a, Linear linear) {
   switch (linear) {
     case kQkv:
@@ -25,8 +42,7 @@ void check(const BertArchitecture& a, BertPrecision precision) {
     require(value >= 1 && value <= most, std::string(what) + " is 1 to " + std::to_string(most) +
                                              ", not " + std::to_string(value));
   };
-  require(precision == BERT_FP16 || precision == BERT_FP8,
-          "there is no precision " + std::to_string(precision));
+  const int step = layer_type(precision) == Type::kHalf ? 8 : 16;
   within(a.layers, 1024, "layers");
   within(a.hidden, BERT_MAX_HIDDEN, "hidden");
   within(a.heads, a.hidden, "heads");
@@ -34,7 +50,6 @@ void check(const BertArchitecture& a, BertPrecision precision) {
   within(a.vocab, 1 << 24, "vocab");
   within(a.segments, 1 << 8, "segments");
   within(a.positions, 1 << 16, "positions");
-  const int step = precision == BERT_FP8 ? 16 : 8;
   require(a.hidden % step == 0 && a.intermediate % step == 0,
           "hidden and intermediate are multiples of " + std::to_string(step) + ", not " +
               std::to_string(a.hidden) + " and " + std::to_string(a.intermediate));
@@ -45,22 +60,25 @@ void check(const BertArchitecture& a, BertPrecision precision) {
 }
 
 std::vector<TensorSpec> tensors_of(const BertArchitecture& a, BertPrecision precision) {
-  constexpr uint64_t kHalf = 2;
+  constexpr uint64_t kHalfBytes = 2;
+  const Type type = layer_type(precision);
   const uint64_t hidden = static_cast<uint64_t>(a.hidden);
+  const uint64_t intermediate = static_cast<uint64_t>(a.intermediate);
   std::vector<TensorSpec> tensors;
   const auto add = [&](const std::string& name, uint64_t rows, uint64_t columns) {
-    tensors.push_back({name, rows * columns * kHalf});
+    tensors.push_back({name, rows * columns * kHalfBytes});
   };
   const auto norm = [&](const std::string& name) {
     add(name + ".gamma", 1, hidden);
     add(name + ".beta", 1, hidden);
   };
-  const auto linear = [&](const std::string& name, uint64_t out, uint64_t in) {
-    if (precision == BERT_FP8) {
-      tensors.push_back({name + ".weight", out * in});
-      tensors.push_back({name + ".scales", 2 * sizeof(float)});
-    } else {
+  const auto linear = [&](const std::string& name, uint64_t out, uint64_t in, Type own) {
+    if (own == Type::kHalf) {
       add(name + ".weight", out, in);
+    } else {
+      const uint64_t weight_scales = own == Type::kInt8 ? out : 1;
+      tensors.push_back({name + ".weight", out * in});
+      tensors.push_back({name + ".scales", (weight_scales + 1) * sizeof(float)});
     }
     add(name + ".bias", 1, out);
   };
@@ -70,15 +88,14 @@ std::vector<TensorSpec> tensors_of(const BertArchitecture& a, BertPrecision prec
   norm("embeddings.norm");
   for (int32_t i = 0; i < a.layers; ++i) {
     const std::string layer = "layer." + std::to_string(i);
-    linear(layer + ".attention.qkv", 3 * hidden, hidden);
-    linear(layer + ".attention.output", hidden, hidden);
+    linear(layer + ".attention.qkv", 3 * hidden, hidden, type);
+    linear(layer + ".attention.output", hidden, hidden, type);
     norm(layer + ".attention.norm");
-    linear(layer + ".ffn.in", static_cast<uint64_t>(a.intermediate), hidden);
-    linear(layer + ".ffn.out", hidden, static_cast<uint64_t>(a.intermediate));
+    linear(layer + ".ffn.in", intermediate, hidden, type);
+    linear(layer + ".ffn.out", hidden, intermediate, type);
     norm(layer + ".ffn.norm");
   }
-  add("qa.weight", 2, hidden);
-  add("qa.bias", 1, 2);
+  linear("qa", 2, hidden, head_type(precision));
   return tensors;
 }
 

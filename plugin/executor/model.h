@@ -9,6 +9,11 @@
 
 namespace bert::executor {
 
+// What a linear's input and weight are.
+enum class Type { kHalf, kE4m3, kInt8 };
+Type layer_type(BertPrecision precision);  // of a layer's linears
+Type head_type(BertPrecision precision);   // of the QA head
+
 // The GEMMs of a layer: queries, keys and values; attention's output; the feed-forward block's two.
 enum Linear : int32_t { kQkv, kOutput, kInner, kOuter };
 constexpr int kLinears = 4;

@@ -29,7 +29,7 @@ Device::Device(int index) : index(index) {
 void Device::use() const { cuda(cudaSetDevice(index), "device"); }
 
 void require_capable(const Device& device, BertPrecision precision) {
-  require(precision != BERT_FP8 || device.compute_capability >= 89,
+  require(layer_type(precision) != Type::kE4m3 || device.compute_capability >= 89,
           "FP8 wants compute capability 8.9, and this device has " +
               std::to_string(device.compute_capability / 10) + "." +
               std::to_string(device.compute_capability % 10));
@@ -38,7 +38,7 @@ void require_capable(const Device& device, BertPrecision precision) {
 Network::Network(const BertArchitecture& architecture, BertPrecision precision,
                  const std::vector<const void*>& tensors)
     : architecture(architecture),
-      precision(precision),
+      type(layer_type(precision)),
       placed_(place(tensors_of(architecture, precision))),
       memory_(device_memory(placed_.bytes)) {
   const std::vector<TensorSpec> specs = tensors_of(architecture, precision);
@@ -56,18 +56,18 @@ Network::Network(const BertArchitecture& architecture, BertPrecision precision,
     const half* gamma = tensor();
     return NormWeights{gamma, tensor()};
   };
-  std::vector<float> inverses;
-  const auto linear = [&] {
-    LinearWeights weights{tensor(), nullptr, 1.0f, 1.0f, nullptr};
-    if (precision == BERT_FP8) {
-      float scales[2];
-      std::memcpy(scales, tensors[next++], sizeof(scales));
+  const auto linear = [&](Type own) {
+    LinearWeights weights{own, tensor()};
+    if (own != Type::kHalf) {
+      std::vector<float> scales(specs[next].bytes / sizeof(float));
+      std::memcpy(scales.data(), tensors[next], specs[next].bytes);
       for (float scale : scales) {
-        require(std::isfinite(scale) && scale > 0, "a scale of an FP8 linear is not positive");
+        require(std::isfinite(scale) && scale > 0,
+                "a number of " + specs[next].name + " is not positive");
       }
-      weights.input_scale = scales[0];
-      weights.weight_scale = scales[1];
-      inverses.push_back(1.0f / scales[0]);
+      weights.weight_scale = scales.front();
+      weights.input_scale = scales.back();
+      weights.weight_scales = reinterpret_cast<const float*>(tensor());
     }
     weights.bias = tensor();
     return weights;
@@ -78,17 +78,20 @@ Network::Network(const BertArchitecture& architecture, BertPrecision precision,
   embedding_norm = norm();
   layers.resize(static_cast<size_t>(architecture.layers));
   for (Layer& layer : layers) {
-    layer.linears[kQkv] = linear();
-    layer.linears[kOutput] = linear();
+    layer.linears[kQkv] = linear(type);
+    layer.linears[kOutput] = linear(type);
     layer.attention_norm = norm();
-    layer.linears[kInner] = linear();
-    layer.linears[kOuter] = linear();
+    layer.linears[kInner] = linear(type);
+    layer.linears[kOuter] = linear(type);
     layer.ffn_norm = norm();
   }
-  head_weight = tensor();
-  head_bias = tensor();
-  if (precision != BERT_FP8) return;
+  head = linear(head_type(precision));
+  if (type != Type::kE4m3) return;
 
+  std::vector<float> inverses;
+  for (const Layer& layer : layers) {
+    for (const LinearWeights& own : layer.linears) inverses.push_back(1.0f / own.input_scale);
+  }
   inverses_ = device_memory(inverses.size() * sizeof(float));
   cuda(cudaMemcpy(inverses_.get(), inverses.data(), inverses.size() * sizeof(float),
                   cudaMemcpyHostToDevice),
@@ -101,7 +104,7 @@ Network::Network(const BertArchitecture& architecture, BertPrecision precision,
 
 Activations::Activations(const Network& network, int32_t tokens) {
   const BertArchitecture& a = network.architecture;
-  const bool quantized = network.precision == BERT_FP8;
+  const bool quantized = network.type != Type::kHalf, integers = network.type == Type::kInt8;
   const size_t rows = static_cast<size_t>(tokens);
   size_t next = 0;
   const auto part = [&](size_t bytes) {
@@ -113,7 +116,9 @@ Activations::Activations(const Network& network, int32_t tokens) {
   const size_t inner_bytes = rows * a.intermediate * sizeof(half);
   const size_t hidden_at = part(narrow_bytes), middle_at = part(narrow_bytes);
   const size_t wide_at = part(std::max(3 * narrow_bytes, inner_bytes));
-  const size_t context_at = part(narrow_bytes), product_at = part(narrow_bytes);
+  const size_t context_at = part(narrow_bytes), product_at = part(integers ? 0 : narrow_bytes);
+  // INT32 takes twice as much as FP16.
+  const size_t sums_at = part(integers ? 2 * std::max(3 * narrow_bytes, inner_bytes) : 0);
   const size_t narrow_quantized_at = part(quantized ? narrow_bytes / 2 : 0);
   const size_t context_quantized_at = part(quantized ? narrow_bytes / 2 : 0);
   const size_t inner_quantized_at = part(quantized ? inner_bytes / 2 : 0);
@@ -126,9 +131,10 @@ Activations::Activations(const Network& network, int32_t tokens) {
   wide = reinterpret_cast<half*>(base + wide_at);
   context = reinterpret_cast<half*>(base + context_at);
   product = reinterpret_cast<half*>(base + product_at);
-  narrow_quantized = reinterpret_cast<__nv_fp8_storage_t*>(base + narrow_quantized_at);
-  context_quantized = reinterpret_cast<__nv_fp8_storage_t*>(base + context_quantized_at);
-  inner_quantized = reinterpret_cast<__nv_fp8_storage_t*>(base + inner_quantized_at);
+  sums = reinterpret_cast<int32_t*>(base + sums_at);
+  narrow_quantized = reinterpret_cast<uint8_t*>(base + narrow_quantized_at);
+  context_quantized = reinterpret_cast<uint8_t*>(base + context_quantized_at);
+  inner_quantized = reinterpret_cast<uint8_t*>(base + inner_quantized_at);
   logits = reinterpret_cast<float*>(base + logits_at);
   workspace = base + workspace_at;
 }
@@ -142,30 +148,23 @@ Product product_of(const Network& network, const Activations& at, size_t layer, 
   const LinearShape shape = shape_of(network.architecture, linear);
   const Network::Layer& weights = network.layers[layer];
   const Network::LinearWeights& own = weights.linears[linear];
-  const bool quantized = network.precision == BERT_FP8;
   Product product{nullptr, own.weight, own.bias, nullptr, tokens, shape.in, shape.out,
-                  Epilogue::kBias};
-  product.quantized = quantized;
-  product.scale = own.input_scale * own.weight_scale;
-  const auto input = [&](const half* values, const __nv_fp8_storage_t* rounded) {
-    product.input = quantized ? static_cast<const void*>(rounded) : values;
+                  Epilogue::kBias, own.type};
+  const auto input = [&](const half* values, const uint8_t* rounded) {
+    product.input = own.type == Type::kHalf ? static_cast<const void*>(values) : rounded;
   };
   switch (linear) {
     case kQkv:
       input(at.hidden, at.narrow_quantized);
       product.output = at.wide;
       break;
+    case kOutput:
+      input(at.context, at.context_quantized);
+      break;
     case kInner:
       input(at.middle, at.narrow_quantized);
       product.output = at.wide;
       product.epilogue = Epilogue::kBiasGelu;
-      if (quantized) {
-        product.output = at.inner_quantized;
-        product.output_scale = weights.linears[kOuter].input_inverse;
-      }
-      break;
-    case kOutput:
-      input(at.context, at.context_quantized);
       break;
     case kOuter:
       input(at.wide, at.inner_quantized);
@@ -176,13 +175,72 @@ Product product_of(const Network& network, const Activations& at, size_t layer, 
     product.output = at.product;
     product.epilogue = Epilogue::kNone;
   }
+  if (own.type == Type::kE4m3) {
+    product.scale = own.input_scale * own.weight_scale;
+    if (linear == kInner) {
+      product.output = at.inner_quantized;
+      product.output_scale = weights.linears[kOuter].input_inverse;
+    }
+  } else if (own.type == Type::kInt8) {
+    product.output = at.sums;
+    product.epilogue = Epilogue::kNone;
+  }
   return product;
 }
+
+namespace {
+
+// What follows a linear's sums in INT8, unless the layer norm behind it reads them.
+void finish(const Network& network, const Activations& at, size_t layer, Linear linear,
+            int32_t tokens, cudaStream_t stream) {
+  const LinearShape shape = shape_of(network.architecture, linear);
+  const Network::Layer& weights = network.layers[layer];
+  const Network::LinearWeights& own = weights.linears[linear];
+  BertLinearInt8 sums{};
+  sums.sums = at.sums;
+  sums.input_scale = own.input_scale;
+  sums.weight_scales = own.weight_scales;
+  sums.bias = reinterpret_cast<const BertHalf*>(own.bias);
+  sums.tokens = tokens;
+  sums.in = shape.in;
+  sums.out = shape.out;
+  if (linear == kQkv) {
+    sums.output_half = reinterpret_cast<BertHalf*>(at.wide);
+  } else {
+    sums.activation = BERT_GELU;
+    sums.output_quantized = reinterpret_cast<int8_t*>(at.inner_quantized);
+    sums.output_scale = weights.linears[kOuter].input_scale;
+  }
+  kernels(bert_linear_int8_finish(&sums, stream));
+}
+
+void attend(const Network& network, const Activations& at, size_t layer,
+            const BertSequences& sequences, cudaStream_t stream) {
+  const int32_t heads = network.architecture.heads, size = network.architecture.hidden / heads;
+  const auto* qkv = reinterpret_cast<const BertHalf*>(at.wide);
+  const float scale = network.layers[layer].linears[kOutput].input_scale;
+  switch (network.type) {
+    case Type::kHalf:
+      kernels(bert_attention(&sequences, heads, size, qkv,
+                             reinterpret_cast<BertHalf*>(at.context), nullptr, 0.0f, stream));
+      break;
+    case Type::kE4m3:
+      kernels(bert_attention_e4m3(&sequences, heads, size, qkv, at.context_quantized, scale,
+                                  stream));
+      break;
+    case Type::kInt8:
+      kernels(bert_attention(&sequences, heads, size, qkv, nullptr,
+                             reinterpret_cast<int8_t*>(at.context_quantized), scale, stream));
+      break;
+  }
+}
+
+}  // namespace
 
 void queue(const Network& network, const Gemm& gemm, const Choose& choose, const Activations& at,
            const Bucket& bucket, const void* block, bool overlapped, cudaStream_t stream) {
   const BertArchitecture& a = network.architecture;
-  const bool quantized = network.precision == BERT_FP8;
+  const bool quantized = network.type != Type::kHalf, integers = network.type == Type::kInt8;
   const int32_t rows = bucket.tokens;
   const int32_t* starts = static_cast<const int32_t*>(block);
   const auto* tokens = reinterpret_cast<const Token*>(static_cast<const char*>(block) +
@@ -195,12 +253,31 @@ void queue(const Network& network, const Gemm& gemm, const Choose& choose, const
   const auto linear = [&](size_t layer, Linear which) {
     const Product product = product_of(network, at, layer, which, rows);
     gemm.run(product, choose(which, product), at.workspace, stream);
+    if (integers && (which == kQkv || which == kInner)) {
+      finish(network, at, layer, which, rows, stream);
+    }
   };
   // Of a norm whose rows layer `layer`'s linear takes.
   const auto rounded = [&](size_t layer, Linear taker) {
-    if (!quantized) return E4m3Output{nullptr, 0.0f};
-    return E4m3Output{at.narrow_quantized,
-                      1.0f / network.layers[layer].linears[taker].input_scale};
+    return QuantizedOutput{quantized ? at.narrow_quantized : nullptr, network.type,
+                           network.layers[layer].linears[taker].input_scale};
+  };
+  // Of the product that the linear before it leaves.
+  const auto norm_behind = [&](const Network::LinearWeights& own, const half* residual,
+                               const NormWeights& weights) {
+    AddNorm norm{};
+    if (integers) {
+      norm.sums = {at.sums, own.weight_scales, own.input_scale};
+    } else {
+      norm.product = at.product;
+    }
+    norm.residual = residual;
+    norm.bias = own.bias;
+    norm.norm = weights;
+    norm.rows = rows;
+    norm.hidden = a.hidden;
+    norm.epsilon = a.epsilon;
+    return norm;
   };
 
   embed({network.word, network.segment, network.position, network.embedding_norm, tokens,
@@ -209,43 +286,23 @@ void queue(const Network& network, const Gemm& gemm, const Choose& choose, const
         stream);
   for (size_t i = 0; i < network.layers.size(); ++i) {
     const Network::Layer& layer = network.layers[i];
-    const bool last = i + 1 == network.layers.size();
     linear(i, kQkv);
-    const auto* qkv = reinterpret_cast<const BertHalf*>(at.wide);
-    if (quantized) {
-      kernels(bert_attention_e4m3(&sequences, a.heads, a.hidden / a.heads, qkv,
-                                  at.context_quantized, layer.linears[kOutput].input_scale,
-                                  stream));
-    } else {
-      kernels(bert_attention(&sequences, a.heads, a.hidden / a.heads, qkv,
-                             reinterpret_cast<BertHalf*>(at.context), nullptr, 0.0f, stream));
-    }
+    attend(network, at, i, sequences, stream);
     linear(i, kOutput);
-    AddNorm norm{};
-    norm.product = at.product;
-    norm.residual = at.hidden;
-    norm.bias = layer.linears[kOutput].bias;
-    norm.norm = layer.attention_norm;
+    AddNorm norm = norm_behind(layer.linears[kOutput], at.hidden, layer.attention_norm);
     norm.output = at.middle;
-    norm.rows = rows;
-    norm.hidden = a.hidden;
-    norm.epsilon = a.epsilon;
     norm.quantized = rounded(i, kInner);
     add_norm(norm, overlapped, stream);
     linear(i, kInner);
     linear(i, kOuter);
-    norm.residual = at.middle;
-    norm.bias = layer.linears[kOuter].bias;
-    norm.norm = layer.ffn_norm;
-    if (last) {
-      norm.output = nullptr;
-      norm.head_weight = network.head_weight;
-      norm.head_bias = network.head_bias;
-      norm.start = at.logits;
-      norm.end = at.logits + rows;
-    } else {
+    norm = norm_behind(layer.linears[kOuter], at.middle, layer.ffn_norm);
+    if (i + 1 < network.layers.size()) {
       norm.output = at.hidden;
       norm.quantized = rounded(i + 1, kQkv);
+    } else {
+      const Network::LinearWeights& head = network.head;
+      norm.head = {head.type,        head.weight, head.bias,       head.weight_scales,
+                   head.input_scale, at.logits,   at.logits + rows};
     }
     add_norm(norm, overlapped, stream);
   }

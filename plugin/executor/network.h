@@ -33,10 +33,15 @@ class Network {
           const std::vector<const void*>& tensors);
 
   struct LinearWeights {
-    const void* weight;  // FP16 or E4M3
-    const half* bias;
-    float input_scale, weight_scale;  // of E4M3
-    const float* input_inverse;       // 1 / input_scale, on the device
+    Type type;
+    const void* weight;  // of the type
+    const half* bias = nullptr;
+    // Unless it is FP16: what values of the input, and of the weight, are to be multiplied by.
+    float input_scale = 1.0f;
+    const float* weight_scales = nullptr;  // on the device: one of E4M3, (out) of INT8
+    // Of E4M3.
+    float weight_scale = 1.0f;
+    const float* input_inverse = nullptr;  // 1 / input_scale, on the device
   };
   struct Layer {
     LinearWeights linears[kLinears];
@@ -44,11 +49,11 @@ class Network {
   };
 
   const BertArchitecture architecture;
-  const BertPrecision precision;
+  const Type type;  // of the layers' linears
   const half *word, *segment, *position;
   NormWeights embedding_norm;
   std::vector<Layer> layers;
-  const half *head_weight, *head_bias;
+  LinearWeights head;
 
  private:
   const Placement placed_;
@@ -67,12 +72,13 @@ class Activations {
   half* middle;   // (tokens, hidden): after attention's layer norm
   half* wide;     // (tokens, 3 * hidden) queries, keys and values; later (tokens, intermediate)
   half* context;  // (tokens, hidden): attention's output, which nothing else writes
-  half* product;  // (tokens, hidden): of a GEMM that a layer norm follows
+  half* product;  // (tokens, hidden): of a GEMM that a layer norm follows, but in INT8
+  int32_t* sums;  // in INT8: of any GEMM, (tokens, its channels)
   float* logits;  // (2, tokens of the bucket): start, end
-  // E4M3, in FP8: what linears take.
-  __nv_fp8_storage_t* narrow_quantized;   // (tokens, hidden): of `hidden` or of `middle`
-  __nv_fp8_storage_t* context_quantized;  // (tokens, hidden)
-  __nv_fp8_storage_t* inner_quantized;    // (tokens, intermediate)
+  // In FP8 and INT8: what linears take.
+  uint8_t* narrow_quantized;   // (tokens, hidden): of `hidden` or of `middle`
+  uint8_t* context_quantized;  // (tokens, hidden)
+  uint8_t* inner_quantized;    // (tokens, intermediate)
   void* workspace;
 
   void poison(cudaStream_t stream) const;

@@ -4,6 +4,8 @@
 
 #include "rows.h"
 
+#include <cuda_fp8.h>
+
 #include <type_traits>
 
 #include "pack.cuh"
@@ -43,29 +45,38 @@ __device__ inline void add(const half* from, float (&to)[kPack]) {
 }
 
 // A lane's share of a vector (hidden), as it lies in memory.
-template <int kPacks>
+template <int kPacks, class Value = half>
 struct Vector {
-  int4 packs[kPacks];
+  static constexpr int kWords = kPack * sizeof(Value) / sizeof(int4);
+  int4 packs[kPacks][kWords];
 
-  __device__ Vector(const half* from, int hidden) {
+  __device__ Vector(const Value* from, int hidden) {
     for_packs<kPacks>(hidden, [&](int i, int channel) {
-      packs[i] = *reinterpret_cast<const int4*>(from + channel);
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        packs[i][w] = reinterpret_cast<const int4*>(from + channel)[w];
+      }
     });
   }
   __device__ void get(int i, float (&to)[kPack]) const {
-    load(reinterpret_cast<const half*>(&packs[i]), to);
+    load(reinterpret_cast<const Value*>(packs[i]), to);
   }
 };
 
-__device__ inline void store_e4m3(const E4m3Output& output, size_t at, const float (&from)[kPack]) {
+__device__ inline void store_quantized(const QuantizedOutput& output, size_t at,
+                                       const float (&from)[kPack]) {
   if (output.rows == nullptr) return;
+  if (output.type == Type::kInt8) {
+    bert::store_quantized(reinterpret_cast<int8_t*>(output.rows) + at, from, output.scale);
+    return;
+  }
+  const float inverse = 1.0f / output.scale;
   int2 bits;
   auto* pairs = reinterpret_cast<__nv_fp8x2_storage_t*>(&bits);
 #pragma unroll
   for (int i = 0; i < kPack / 2; ++i) {
-    pairs[i] = __nv_cvt_float2_to_fp8x2(
-        make_float2(from[2 * i] * output.inverse, from[2 * i + 1] * output.inverse),
-        __NV_SATFINITE, __NV_E4M3);
+    const float2 pair = make_float2(from[2 * i] * inverse, from[2 * i + 1] * inverse);
+    pairs[i] = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
   }
   *reinterpret_cast<int2*>(output.rows + at) = bits;
 }
@@ -132,7 +143,7 @@ __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) embed_kernel(Embeddi
   const size_t begin = static_cast<size_t>(index) * e.hidden;
   for_packs<kPacks>(e.hidden, [&](int i, int channel) {
     store(e.output + begin + channel, row.values[i]);
-    store_e4m3(e.quantized, begin + channel, row.values[i]);
+    store_quantized(e.quantized, begin + channel, row.values[i]);
     if (counts) return;
     if (e.context != nullptr) {
       *reinterpret_cast<int4*>(e.context + begin + channel) = make_int4(0, 0, 0, 0);
@@ -142,20 +153,74 @@ __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) embed_kernel(Embeddi
   });
 }
 
-template <int kPacks, bool kHead>
+// What the QA head takes of a row: the row, or what INT8 makes of it, in steps of the scale.
+template <int kPacks>
+__device__ inline void round_for(const Head& head, int hidden, Row<kPacks>& row) {
+  if (head.type != Type::kInt8) return;
+  for_packs<kPacks>(hidden, [&](int i, int) {
+#pragma unroll
+    for (float& value : row.values[i]) value = quantized(value, head.input_scale);
+  });
+}
+
+template <int kPacks>
+__device__ inline void write_logits(const Head& head, int hidden, const Row<kPacks>& row,
+                                    int index) {
+  const bool integers = head.type == Type::kInt8;
+  // INT8's sums are whole numbers below 2^24, which FP32 adds up exactly.
+  static_assert(127 * 128 * BERT_MAX_HIDDEN < 1 << 24);
+  float sums[2] = {0.0f, 0.0f};
+  for_packs<kPacks>(hidden, [&](int i, int channel) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const int at = k * hidden + channel;
+      float weight[kPack];
+      if (integers) {
+        load(static_cast<const int8_t*>(head.weight) + at, weight);
+      } else {
+        load(static_cast<const half*>(head.weight) + at, weight);
+      }
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sums[k] += row.values[i][j] * weight[j];
+    }
+  });
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    const float sum = warp_sum(sums[k]);
+    if (threadIdx.x % kWarp == 0) {
+      const float scale = integers ? head.input_scale * head.weight_scales[k] : 1.0f;
+      (k == 0 ? head.start : head.end)[index] = sum * scale + __half2float(head.bias[k]);
+    }
+  }
+}
+
+// The product is FP16's, or INT8's sums.
+template <int kPacks, class Value, bool kHead>
 __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) add_norm_kernel(AddNorm t) {
+  constexpr bool kSums = std::is_same_v<Value, int32_t>;
   const int index = row_of_warp();
   if (index >= t.rows) return;
   const Vector<kPacks> gamma(t.norm.gamma, t.hidden), beta(t.norm.beta, t.hidden);
   const Vector<kPacks> bias(t.bias, t.hidden);
   wait_for_kernel_ahead();
   const size_t begin = static_cast<size_t>(index) * t.hidden;
-  const Vector<kPacks> product(t.product + begin, t.hidden);
+  const Value* products;
+  if constexpr (kSums) {
+    products = t.sums.rows;
+  } else {
+    products = t.product;
+  }
+  const Vector<kPacks, Value> product(products + begin, t.hidden);
   const Vector<kPacks> residual(t.residual + begin, t.hidden);
   Row<kPacks> row;
-  for_packs<kPacks>(t.hidden, [&](int i, int) {
+  for_packs<kPacks>(t.hidden, [&](int i, [[maybe_unused]] int channel) {
     float more[kPack], shift[kPack];
     product.get(i, row.values[i]);
+    if constexpr (kSums) {
+      load(t.sums.weight_scales + channel, more);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) row.values[i][j] *= t.sums.input_scale * more[j];
+    }
     residual.get(i, more);
     bias.get(i, shift);
 #pragma unroll
@@ -163,51 +228,34 @@ __global__ void __launch_bounds__(kMostRowsPerBlock* kWarp) add_norm_kernel(AddN
   });
   normalize(row, gamma, beta, t.hidden, t.epsilon);
   if constexpr (kHead) {
-    float sums[2] = {0.0f, 0.0f};
-    for_packs<kPacks>(t.hidden, [&](int i, int channel) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        float weight[kPack];
-        load(t.head_weight + k * t.hidden + channel, weight);
-#pragma unroll
-        for (int j = 0; j < kPack; ++j) sums[k] += row.values[i][j] * weight[j];
-      }
-    });
-    const float start = warp_sum(sums[0]), end = warp_sum(sums[1]);
-    if (threadIdx.x % kWarp == 0) {
-      t.start[index] = start + __half2float(t.head_bias[0]);
-      t.end[index] = end + __half2float(t.head_bias[1]);
-    }
+    round_for(t.head, t.hidden, row);
+    write_logits(t.head, t.hidden, row, index);
   } else {
     for_packs<kPacks>(t.hidden, [&](int i, int channel) {
       store(t.output + begin + channel, row.values[i]);
-      store_e4m3(t.quantized, begin + channel, row.values[i]);
+      store_quantized(t.quantized, begin + channel, row.values[i]);
     });
   }
 }
 
-__device__ inline void set(half* to, float value) { *to = __float2half(value); }
-__device__ inline void set(__nv_fp8_storage_t* to, float value) {
-  *to = __nv_cvt_float_to_fp8(64.0f * value, __NV_SATFINITE, __NV_E4M3);
-}
-
-template <class Value>
-__global__ void fill_kernel(Value* values, size_t count) {
+template <Type kType>
+__global__ void fill_kernel(void* values, size_t count) {
   const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
     // PCG's output function over the index.
     const unsigned state = static_cast<unsigned>(i) * 747796405u + 2891336453u;
     const unsigned word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737u;
-    const int bits = static_cast<int>((word >> 22) ^ word);
-    set(values + i, static_cast<float>(bits) * 0x1p-31f);
+    const float value = static_cast<float>(static_cast<int>((word >> 22) ^ word)) * 0x1p-31f;
+    if constexpr (kType == Type::kHalf) {
+      static_cast<half*>(values)[i] = __float2half(value);
+    } else if constexpr (kType == Type::kE4m3) {
+      static_cast<__nv_fp8_storage_t*>(values)[i] =
+          __nv_cvt_float_to_fp8(64.0f * value, __NV_SATFINITE, __NV_E4M3);
+    } else {
+      static_cast<int8_t*>(values)[i] = static_cast<int8_t>(__float2int_rn(127.0f * value));
+    }
   }
-}
-
-template <class Value>
-void fill_with(Value* values, size_t count, cudaStream_t stream) {
-  fill_kernel<<<1024, 256, 0, stream>>>(values, count);
-  cuda(cudaGetLastError(), "fill");
 }
 
 // Calls `launch` with the number of packs a lane has, as a compile-time constant.
@@ -245,17 +293,24 @@ void embed(const Embedding& embedding, cudaStream_t stream) {
 }
 
 void add_norm(const AddNorm& task, bool overlapped, cudaStream_t stream) {
+  const bool head = task.output == nullptr;
   with_packs(task.hidden, [&](auto packs) {
-    launch(task.output == nullptr ? add_norm_kernel<packs.value, true>
-                                  : add_norm_kernel<packs.value, false>,
-           task, overlapped, stream);
+    const auto kernel =
+        task.product == nullptr
+            ? (head ? add_norm_kernel<packs.value, int32_t, true>
+                    : add_norm_kernel<packs.value, int32_t, false>)
+            : (head ? add_norm_kernel<packs.value, half, true>
+                    : add_norm_kernel<packs.value, half, false>);
+    launch(kernel, task, overlapped, stream);
   });
 }
 
-void fill(half* values, size_t count, cudaStream_t stream) { fill_with(values, count, stream); }
-
-void fill(__nv_fp8_storage_t* values, size_t count, cudaStream_t stream) {
-  fill_with(values, count, stream);
+void fill(void* values, Type type, size_t count, cudaStream_t stream) {
+  const auto kernel = type == Type::kHalf   ? fill_kernel<Type::kHalf>
+                      : type == Type::kE4m3 ? fill_kernel<Type::kE4m3>
+                                            : fill_kernel<Type::kInt8>;
+  kernel<<<1024, 256, 0, stream>>>(values, count);
+  cuda(cudaGetLastError(), "fill");
 }
 
 }  // namespace bert::executor

@@ -38,14 +38,14 @@ class Tuner {
     const size_t rows = static_cast<size_t>(token_bucket(most_tokens));
     const BertArchitecture& a = network.architecture;
     for (half* narrow : {at_.hidden, at_.middle, at_.context}) {
-      fill(narrow, rows * a.hidden, stream_.get());
+      fill(narrow, Type::kHalf, rows * a.hidden, stream_.get());
     }
-    fill(at_.wide, rows * std::max(3 * a.hidden, a.intermediate), stream_.get());
-    if (network.precision != BERT_FP8) return;
-    for (__nv_fp8_storage_t* narrow : {at_.narrow_quantized, at_.context_quantized}) {
-      fill(narrow, rows * a.hidden, stream_.get());
+    fill(at_.wide, Type::kHalf, rows * std::max(3 * a.hidden, a.intermediate), stream_.get());
+    if (network.type == Type::kHalf) return;
+    for (uint8_t* narrow : {at_.narrow_quantized, at_.context_quantized}) {
+      fill(narrow, network.type, rows * a.hidden, stream_.get());
     }
-    fill(at_.inner_quantized, rows * a.intermediate, stream_.get());
+    fill(at_.inner_quantized, network.type, rows * a.intermediate, stream_.get());
   }
 
   Algorithm fastest(Linear linear, int32_t tokens) {

@@ -206,6 +206,8 @@ typedef struct BertLinearInt8 {
 } BertLinearInt8;
 BERT_API BertStatus bert_linear_int8(BertGemm* gemm, const BertLinearInt8* linear,
                                      BertStream stream);
+/* Its second half, for `sums` that are there: it reads neither input, weight nor workspace. */
+BERT_API BertStatus bert_linear_int8_finish(const BertLinearInt8* linear, BertStream stream);
 /* As bert_linear_tune; writes `sums`, and no output need be given. */
 BERT_API BertStatus bert_linear_int8_tune(BertGemm* gemm, const BertLinearInt8* linear,
                                           BertStream stream);

@@ -27,18 +27,18 @@ struct Elements {
 
 template <class Input>
 __global__ void __launch_bounds__(kThreads) elementwise_kernel(const Input* input, Elements e) {
-  const size_t at = (static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
+  // Of 32 bits: the remainder below takes many more instructions in 64.
+  const unsigned pack = blockIdx.x * kThreads + threadIdx.x;
+  const size_t at = static_cast<size_t>(pack) * kPack;
   if (at >= e.count) return;
-  const int channel = at % e.channels;
+  const int channel = pack % (e.channels / kPack) * kPack;
   float values[kPack], more[kPack];
   load(input + at, values);
 #pragma unroll
-  for (int j = 0; j < kPack; ++j) values[j] *= e.scale;
-  if (e.scales != nullptr) {
-    load(e.scales + channel, more);
+  for (float& factor : more) factor = 1.0f;
+  if (e.scales != nullptr) load(e.scales + channel, more);
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) values[j] *= more[j];
-  }
+  for (int j = 0; j < kPack; ++j) values[j] *= e.scale * more[j];
   if (e.bias != nullptr) {
     load(e.bias + channel, more);
 #pragma unroll
@@ -66,7 +66,8 @@ BertStatus run(const Input* input, const Elements& elements, BertStream stream) 
                    elements.count % elements.channels == 0,
                "channels are a multiple of 8, not " + std::to_string(elements.channels));
   const size_t blocks = (elements.count / kPack + kThreads - 1) / kThreads;
-  BERT_REQUIRE(blocks < (1u << 31), "an elementwise operation has too many elements");
+  BERT_REQUIRE(blocks <= (size_t{1} << 32) / kThreads,
+               "an elementwise operation has too many elements");
   elementwise_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(input, elements);
   return launched("elementwise");
 }
@@ -95,17 +96,19 @@ BertStatus check_mask(const void* mask, const void* lengths, int windows, int le
 
 }  // namespace
 
-// Called by the INT8 linear as well: y = activation(sums * scale * scales + bias).
-BertStatus finish_sums(const BertLinearInt8& linear, BertStream stream) {
-  return run(linear.sums,
-             Elements{linear.input_scale, as_half(linear.bias), linear.weight_scales, linear.out,
-                      linear.activation == BERT_GELU, as_half(linear.output_half),
-                      linear.output_quantized, linear.output_scale,
-                      static_cast<size_t>(linear.tokens) * linear.out},
+}  // namespace bert
+
+BertStatus bert_linear_int8_finish(const BertLinearInt8* linear, BertStream stream) {
+  using namespace bert;
+  BERT_REQUIRE(linear != nullptr && linear->weight_scales != nullptr,
+               "an INT8 linear's description or scales are NULL");
+  return run(linear->sums,
+             Elements{linear->input_scale, as_half(linear->bias), linear->weight_scales,
+                      linear->out, linear->activation == BERT_GELU, as_half(linear->output_half),
+                      linear->output_quantized, linear->output_scale,
+                      static_cast<size_t>(linear->tokens) * linear->out},
              stream);
 }
-
-}  // namespace bert
 
 BertStatus bert_gelu(const BertGelu* gelu, BertStream stream) {
   using namespace bert;

@@ -17,8 +17,6 @@
 
 namespace bert {
 
-BertStatus finish_sums(const BertLinearInt8& linear, BertStream stream);
-
 static BertStatus checked(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return BERT_OK;
   return fail(BERT_DEVICE_ERROR, std::string(what) + ": " + cublasLtGetStatusString(status));
@@ -323,7 +321,7 @@ BertStatus bert_linear_int8(BertGemm* gemm, const BertLinearInt8* linear, BertSt
   bert::Pointers at;
   BERT_RETURN_IF_ERROR(bert::prepare(gemm, linear, &product, &at));
   BERT_RETURN_IF_ERROR(gemm->run(product, at, stream));
-  return bert::finish_sums(*linear, stream);
+  return bert_linear_int8_finish(linear, stream);
 }
 
 BertStatus bert_linear_int8_tune(BertGemm* gemm, const BertLinearInt8* linear,

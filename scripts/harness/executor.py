@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import numpy.typing as npt
 
 from .errors import UserError, one_line
 from .paths import BUILD
-from .scales import FP8_MAX, Scales, gemm_inputs
-from .weights import SEGMENTS, Architecture, Weights
+from .scales import FP8_MAX, Scales, gemm_inputs, quantize_weight
+from .weights import SEGMENTS, Architecture, Array, Weights
 from .windows import Float32, Int32
 
 LIBRARY = BUILD / "plugin" / "plugin" / "lib" / "libbert_executor.so"
 # BertPrecision.
-PRECISIONS = {"fp16": 0, "fp8": 1}
+PRECISIONS = {"fp16": 0, "fp8": 1, "int8": 2}
+# INT8 but for the QA head, as a QAT checkpoint has it.
+_INT8_HALF_HEAD = 3
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -96,19 +99,25 @@ class Executor:
         max_tokens: int,
         path: Path,
     ) -> None:
-        """Write the engine of `tensors` (see `fuse`), tuned for batches of up to `max_tokens`."""
+        """Write the engine of `tensors`, as `fuse` makes them for `precision`.
+
+        It is tuned for batches of up to `max_tokens`.
+        """
         # ctypes keeps neither the arrays nor the names alive.
         held = {name.encode(): np.ascontiguousarray(value) for name, value in tensors.items()}
         listed = (_Tensor * len(held))(
             *(_Tensor(name, value.ctypes.data, value.nbytes) for name, value in held.items())
         )
+        number = PRECISIONS[precision]
+        if precision == "int8" and "qa.scales" not in tensors:
+            number = _INT8_HALF_HEAD
         sizes = _Architecture(
             architecture.layers, architecture.hidden, architecture.heads,
             architecture.intermediate, architecture.vocab, SEGMENTS, architecture.positions,
             architecture.layer_norm_eps,
         )  # fmt: skip
         self.call(
-            "bert_engine_build", byref(sizes), PRECISIONS[precision], listed, len(held), device,
+            "bert_engine_build", byref(sizes), number, listed, len(held), device,
             max_tokens, str(path).encode(),
         )  # fmt: skip
 
@@ -168,11 +177,16 @@ def _free_runner(engine: LoadedEngine, function: str, handle: c_void_p) -> None:
     engine.executor.free(function, handle)
 
 
-def fuse(weights: Weights, architecture: Architecture, scales: Scales | None = None) -> Tensors:
+def fuse(
+    weights: Weights,
+    architecture: Architecture,
+    precision: str = "fp16",
+    scales: Scales | None = None,
+) -> Tensors:
     """The tensors of the header: as they are, but queries, keys and values together.
 
-    float16, and with `scales` the layers' linears in FP8, whose scale is that of the channel with
-    the largest.
+    float16. In "fp8" and "int8" linears that have `scales` are quantized: in FP8 those of the
+    layers, with the scale of the channel with the largest; in INT8 the QA head too, if it has any.
     """
     together = {}
     for i in range(architecture.layers):
@@ -186,16 +200,27 @@ def fuse(weights: Weights, architecture: Architecture, scales: Scales | None = N
     for kind in ("weight", "bias"):
         for owner, whole in together.items():
             parts.setdefault(f"{whole}.{kind}", []).append(f"{owner}.{kind}")
-    fused: Tensors = {}
+    weight_scales: Mapping[str, Array] = {}
+    input_scales: Mapping[str, np.float32] = {}
+    if scales is not None and precision == "fp8":
+        weight_scales = {name: s for name, s in scales.fp8_weights.items() if name != "qa"}
+        input_scales = scales.fp8_activations
+    elif scales is not None and precision == "int8":
+        weight_scales, input_scales = scales.weights, scales.activations
     inputs = gemm_inputs(architecture)
+    fused: Tensors = {}
     for name, names in parts.items():
         value = np.concatenate([weights[n] for n in names])
         linears = [n.removesuffix(".weight") for n in names]
-        if scales is None or linears[0] not in inputs or linears[0] == "qa":
+        if linears[0] not in weight_scales:
             fused[name] = value.astype(np.float16)
             continue
-        scale = max(scales.fp8_weights[linear].max() for linear in linears)
-        fused[name] = (value / scale).clip(-FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
-        taken = scales.fp8_activations[inputs[linears[0]]]
-        fused[f"{name.removesuffix('weight')}scales"] = np.array([taken, scale], np.float32)
+        steps = np.concatenate([weight_scales[linear] for linear in linears])
+        if precision == "fp8":
+            steps = steps.max(keepdims=True)
+            fused[name] = (value / steps).clip(-FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
+        else:
+            fused[name] = quantize_weight(value, steps)
+        taken = input_scales[inputs[linears[0]]]
+        fused[f"{name.removesuffix('weight')}scales"] = np.append(steps, taken)
     return fused

@@ -32,6 +32,8 @@ namespace {
 
 using bert::executor::TensorSpec;
 using bert::executor::tensors_of;
+using bert::executor::Type;
+using reference_network::Rounding;
 using reference_network::Values;
 
 std::mt19937_64 g_random;
@@ -56,22 +58,38 @@ bool EndsWith(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+const char* NameOf(BertPrecision precision) {
+  switch (precision) {
+    case BERT_FP16:
+      return "FP16";
+    case BERT_FP8:
+      return "FP8";
+    case BERT_INT8:
+      return "INT8";
+    case BERT_INT8_HALF_HEAD:
+      return "INT8 but for the QA head";
+  }
+  return "no precision";
+}
+
 // Weights that binary16 holds exactly, of sizes with which attention is far from uniform and
-// hidden states stay apart.
+// hidden states stay apart; of a linear that is quantized, what is left of them then.
 struct Weights {
   BertArchitecture architecture;
   BertPrecision precision;
   std::map<std::string, std::vector<uint16_t>> halves;
   std::map<std::string, Values> values;
-  // In FP8: a layer's weights, of which `values` has what is left of them, and scales.
+  // Of quantized linears: weights in eight bits, scales, and how their inputs are rounded.
   std::map<std::string, std::vector<uint8_t>> quantized;
   std::map<std::string, std::vector<float>> scales;
+  std::map<std::string, Rounding> inputs;
 
   explicit Weights(const BertArchitecture& a, BertPrecision precision = BERT_FP16)
       : architecture(a), precision(precision) {
     for (const TensorSpec& spec : tensors_of(a)) {
       const bool gamma = EndsWith(spec.name, ".gamma");
-      const int in = EndsWith(spec.name, "ffn.out.weight") ? a.intermediate : a.hidden;
+      const size_t in =
+          static_cast<size_t>(EndsWith(spec.name, "ffn.out.weight") ? a.intermediate : a.hidden);
       const bool weight = EndsWith(spec.name, ".weight");
       const double size = weight ? 1.3 / std::sqrt(in) : 0.3;
       std::normal_distribution<double> normal(gamma ? 1.0 : 0.0, gamma ? 0.1 : size);
@@ -83,22 +101,45 @@ struct Weights {
         half[i] = reference::ToHalf(normal(g_random));
         value[i] = reference::FromHalf(half[i]);
       }
-      const bool linear = spec.name.rfind("layer.", 0) == 0 && weight;
-      if (linear && precision == BERT_FP8) Quantize(spec.name);
+      const Type type = spec.name == "qa.weight" ? bert::executor::head_type(precision)
+                                                 : bert::executor::layer_type(precision);
+      if (weight && type != Type::kHalf) {
+        Quantize(spec.name.substr(0, spec.name.size() - 7), type, in);
+      }
     }
   }
 
-  void Quantize(const std::string& name) {
-    double most = 0;
-    for (double value : values[name]) most = std::max(most, std::fabs(value));
-    // Inputs reach about 8: norms of unit size, and sums of 1.3 times that after GELU.
-    const float input_scale = 8.0f / 448, scale = static_cast<float>(most / 448);
-    scales[name.substr(0, name.size() - 6) + "scales"] = {input_scale, scale};
-    for (double& value : values[name]) {
-      quantized[name].push_back(reference::ToE4m3(value / scale));
-      value = reference::FromE4m3(quantized[name].back()) * scale;
+  void Quantize(const std::string& linear, Type type, size_t in) {
+    Values& weight = values[linear + ".weight"];
+    auto& bits = quantized[linear + ".weight"];
+    auto& scale = scales[linear + ".scales"];
+    const bool integers = type == Type::kInt8;
+    const size_t group = integers ? in : weight.size();  // that share a scale
+    for (size_t begin = 0; begin < weight.size(); begin += group) {
+      double most = 0;
+      for (size_t i = begin; i < begin + group; ++i) most = std::max(most, std::fabs(weight[i]));
+      scale.push_back(static_cast<float>(most / (integers ? 127 : 448)));
+      const Rounding rounding{type, scale.back()};
+      for (size_t i = begin; i < begin + group; ++i) {
+        bits.push_back(integers ? static_cast<uint8_t>(static_cast<int8_t>(
+                                      reference::Quantized(weight[i], rounding.scale)))
+                                : reference::ToE4m3(weight[i] / rounding.scale));
+        weight[i] = Rounded(weight[i], rounding);
+      }
     }
-    halves.erase(name);
+    // Inputs reach about 8: norms of unit size, and sums of 1.3 times that after GELU. INT8 cuts
+    // some of them off.
+    scale.push_back(integers ? 4.0f / 127 : 8.0f / 448);
+    inputs[linear] = {type, scale.back()};
+    halves.erase(linear + ".weight");
+  }
+
+  reference_network::Network Reference() const { return {architecture, values, inputs}; }
+
+  static double Rounded(double value, const Rounding& rounding) {
+    return rounding.scale * (rounding.type == Type::kInt8
+                                 ? reference::Quantized(value, rounding.scale)
+                                 : reference::FromE4m3(reference::ToE4m3(value / rounding.scale)));
   }
 
   std::vector<BertTensor> Tensors() const {
@@ -221,33 +262,70 @@ Logits Run(const Runner& runner, const Batch& batch) {
   return Wait(runner, batch);
 }
 
-// FP16 rounds at 5e-4 of a value, E4M3 at 6e-2; over some layers errors of this size add up at
-// random.
-double g_worst_fp8 = 0;
-void Compare(const Logits& found, const Values& expected, const Batch& batch,
-             const std::string& what, BertPrecision precision = BERT_FP16) {
-  const bool fp8 = precision == BERT_FP8;
+// Of logits, over any number of batches.
+struct Errors {
   double squares = 0, errors = 0, worst = 0;
-  size_t at = 0, written = 0;
+  size_t logits = 0;
+
+  void Add(const Errors& other) {
+    squares += other.squares;
+    errors += other.errors;
+    worst = std::max(worst, other.worst);
+    logits += other.logits;
+  }
+  // What errors are measured by: about 1.4 in these networks, but one token's may both be near 0.
+  double Size() const { return std::max(1.0, std::sqrt(squares / logits)); }
+  double Relative() const { return std::sqrt(errors / logits) / Size(); }
+};
+
+// As shares of the logits' size: of their errors' root mean square, and of any error.
+struct Limits {
+  double relative, worst;
+};
+
+// FP16 rounds at 5e-4 of a value; over some layers errors of this size add up at random. What FP8
+// and INT8 round, the reference rounds as well, but a number that lies near the border between two
+// of their steps may end a whole step away from its own.
+Limits LimitsOf(BertPrecision precision) {
+  switch (bert::executor::layer_type(precision)) {
+    case Type::kHalf:
+      return {5e-3, 0.06};
+    case Type::kE4m3:
+      return {0.1, 0.6};
+    case Type::kInt8:
+      return {0.05, 0.3};
+  }
+  return {};
+}
+
+// Checks what a single logit may be off by, and where logits were written.
+Errors Compare(const Logits& found, const Values& expected, const Batch& batch,
+               const std::string& what, BertPrecision precision = BERT_FP16) {
+  Errors made;
+  size_t written = 0;
   for (const std::vector<float>* side : {&found.start, &found.end}) {
     for (size_t w = 0; w < batch.lengths.size(); ++w) {
-      for (int i = 0; i < batch.lengths[w]; ++i, ++at) {
-        const double error = (*side)[batch.offsets[w] + i] - expected[at];
-        squares += expected[at] * expected[at];
-        errors += error * error;
-        worst = std::isnan(error) ? error : std::max(worst, std::fabs(error));
+      for (int i = 0; i < batch.lengths[w]; ++i, ++made.logits) {
+        const double logit = expected[made.logits];
+        const double error = (*side)[batch.offsets[w] + i] - logit;
+        made.squares += logit * logit;
+        made.errors += error * error;
+        made.worst = std::isnan(error) ? error : std::max(made.worst, std::fabs(error));
       }
     }
     for (float logit : *side) written += logit != -7777.0f;
   }
-  const double size = std::sqrt(squares / at), error = std::sqrt(errors / squares);
-  if (fp8) g_worst_fp8 = std::max(g_worst_fp8, error);
-  g_checks.That(error <= (fp8 ? 0.2 : 5e-3), what + ": relative error " + std::to_string(error));
-  g_checks.That(worst <= (fp8 ? 1.2 : 0.06) * size, what + ": worst error " +
-                                                        std::to_string(worst) +
-                                                        " of logits of size " +
-                                                        std::to_string(size));
-  g_checks.That(written == at, what + ": wrote outside the windows");
+  g_checks.That(made.worst <= LimitsOf(precision).worst * made.Size(),
+                what + ": a logit of size " + std::to_string(made.Size()) + " is off by " +
+                    std::to_string(made.worst));
+  g_checks.That(written == made.logits, what + ": wrote outside the windows");
+  return made;
+}
+
+void CheckRelative(const Errors& made, const std::string& what,
+                   BertPrecision precision = BERT_FP16) {
+  g_checks.That(made.Relative() <= LimitsOf(precision).relative,
+                what + ": relative error " + std::to_string(made.Relative()));
 }
 
 Values Expected(const reference_network::Network& network, const Batch& batch) {
@@ -266,7 +344,11 @@ Values Expected(const reference_network::Network& network, const Batch& batch) {
 Values OnHost(const Weights& weights, int length, const Batch& batch) {
   const BertArchitecture& a = weights.architecture;
   const auto& w = weights.values;
-  const auto linear = [&](const std::string& name, const Values& x, int out) {
+  const auto linear = [&](const std::string& name, Values x, int out) {
+    const auto rounding = weights.inputs.find(name);
+    if (rounding != weights.inputs.end()) {
+      for (double& value : x) value = Weights::Rounded(value, rounding->second);
+    }
     return reference::Linear(x, w.at(name + ".weight"), w.at(name + ".bias"), out);
   };
   const auto norm = [&](const std::string& name, Values x, const Values& residual) {
@@ -301,25 +383,30 @@ Values OnHost(const Weights& weights, int length, const Batch& batch) {
   return logits;
 }
 
-void TestReference() {
-  const Weights weights({2, 64, 2, 128, 500, 2, 384, 1e-12f});
+void TestReference(BertPrecision precision) {
+  const Weights weights({2, 64, 2, 128, 500, 2, 384, 1e-12f}, precision);
   const Batch batch = MakeBatch({37}, false);
   const Values host = OnHost(weights, 37, batch);
-  const Values device =
-      Expected(reference_network::Network(weights.architecture, weights.values), batch);
+  const Values device = Expected(weights.Reference(), batch);
   double worst = 0;
   for (size_t i = 0; i < host.size(); ++i) worst = std::max(worst, std::fabs(host[i] - device[i]));
   g_checks.That(host.size() == device.size() && worst < 1e-9,
-                "the references differ by " + std::to_string(worst));
+                std::string(NameOf(precision)) + ": the references differ by " +
+                    std::to_string(worst));
 }
 
 void TestNetwork(BertPrecision precision) {
   const Weights weights(RandomArchitecture(), precision);
-  const reference_network::Network network(weights.architecture, weights.values);
+  const reference_network::Network network = weights.Reference();
+  const std::string title = std::string(NameOf(precision)) + ", " +
+                            std::to_string(weights.architecture.hidden) + " channels, " +
+                            std::to_string(weights.architecture.heads) + " heads, " +
+                            std::to_string(weights.architecture.layers) + " layers";
   const int windows = g_small ? 3 : 40, longest = g_small ? 70 : 384;
   // Tuned for fewer tokens than the batches have, so that some run algorithms of other buckets.
   const Engine engine = Build(weights, "random.engine", g_small ? 64 : 700);
   const Runner runner = MakeRunner(engine, windows, windows * longest);
+  Errors all;
   for (int i = 0; i < (g_small ? 2 : 6); ++i) {
     const std::vector<int32_t> lengths =
         i == 0   ? std::vector<int32_t>{1}
@@ -329,28 +416,29 @@ void TestNetwork(BertPrecision precision) {
     Succeeded(bert_runner_poison(runner.get()), "poison");
     const Logits first = Run(runner, batch);
     g_checks.That(first.milliseconds > 0, "a batch took no time");
-    Compare(first, Expected(network, batch), batch,
-            std::to_string(weights.architecture.hidden) + " channels, " +
-                std::to_string(weights.architecture.heads) + " heads, " +
-                std::to_string(weights.architecture.layers) + " layers, " +
-                std::to_string(lengths.size()) + " windows, " + std::to_string(batch.Tokens()) +
-                " tokens" + (precision == BERT_FP8 ? ", FP8" : ""),
-            precision);
+    all.Add(Compare(first, Expected(network, batch), batch,
+                    title + ", " + std::to_string(lengths.size()) + " windows, " +
+                        std::to_string(batch.Tokens()) + " tokens",
+                    precision));
     g_checks.That(Run(runner, batch).SameBits(first), "without poison it has other bits");
   }
+  CheckRelative(all, title, precision);
+  std::printf("  %s: relative error %.4f, a logit of size %.2f off by up to %.3f\n", title.c_str(),
+              all.Relative(), all.Size(), all.worst);
 }
 
 // Batches of one bucket, whose graph is captured once: each against float64.
 void TestReplays() {
   const Weights weights(RandomArchitecture());
-  const reference_network::Network network(weights.architecture, weights.values);
+  const reference_network::Network network = weights.Reference();
   const Engine engine = Build(weights, "replays.engine", 64);
   const Runner runner = MakeRunner(engine, 8, 1024);
   Succeeded(bert_runner_prepare(runner.get(), 4, 200, 60), "prepare");
   for (const std::vector<int32_t>& lengths : std::vector<std::vector<int32_t>>{
            {64, 63, 40, 26}, {50, 50, 50, 50}, {64, 64, 64, 64}, {1, 64, 64, 64}}) {
     const Batch batch = MakeBatch(lengths, false);
-    Compare(Run(runner, batch), Expected(network, batch), batch, "a replayed graph");
+    const std::string what = "a replayed graph";
+    CheckRelative(Compare(Run(runner, batch), Expected(network, batch), batch, what), what);
   }
 }
 
@@ -478,6 +566,12 @@ void TestMisuseOnGpu() {
   Refused(load([](FileFacts* f) { f->processors = 7; }), BERT_BAD_ARGUMENT, "7 processors");
   Refused(load([](FileFacts* f) { f->cublaslt += 1; }), BERT_BAD_ARGUMENT, "cuBLASLt");
   Refused(bert_engine_load(path.c_str(), 1000, &other), BERT_BAD_ARGUMENT, "device");
+  Weights zero(weights.architecture, BERT_INT8);
+  zero.scales["layer.0.ffn.in.scales"][5] = 0;
+  const std::vector<BertTensor> tensors = zero.Tensors();
+  Refused(bert_engine_build(&zero.architecture, BERT_INT8, tensors.data(),
+                            static_cast<int32_t>(tensors.size()), 0, 64, path.c_str()),
+          BERT_BAD_ARGUMENT, "layer.0.ffn.in.scales is not positive");
   BertArchitecture read{};
   BertPrecision precision{};
   Succeeded(bert_engine_check(path.c_str(), &read, &precision), "check");
@@ -515,7 +609,8 @@ void TestMisuseOnGpu() {
   Refused(bert_runner_wait(runner.get(), nullptr, nullptr, &milliseconds), BERT_BAD_ARGUMENT,
           "NULL");
   const Logits logits = Wait(runner, batch);
-  Compare(logits, Expected({weights.architecture, weights.values}, batch), batch, "after misuse");
+  const std::string what = "after misuse";
+  CheckRelative(Compare(logits, Expected(weights.Reference(), batch), batch, what), what);
   // A runner may go with a batch in flight.
   const Runner dropped = MakeRunner(engine, 2, 150);
   Submit(dropped, batch);
@@ -561,12 +656,18 @@ int main(int argc, char** argv) try {
     g_checks.Begin("misuse on a GPU");
     TestMisuseOnGpu();
     g_checks.Begin("reference");
-    TestReference();
+    for (BertPrecision precision : {BERT_FP16, BERT_FP8, BERT_INT8, BERT_INT8_HALF_HEAD}) {
+      TestReference(precision);
+    }
     g_checks.Begin("networks");
     for (int i = 0; i < options.networks; ++i) TestNetwork(BERT_FP16);
     g_checks.Begin("networks in FP8");
     for (int i = 0; i < options.networks; ++i) TestNetwork(BERT_FP8);
-    std::printf("FP8: relative error up to %.3f\n", g_worst_fp8);
+    g_checks.Begin("networks in INT8");
+    for (int i = 0; i < (options.networks + 1) / 2; ++i) {
+      TestNetwork(BERT_INT8);
+      TestNetwork(BERT_INT8_HALF_HEAD);
+    }
     g_checks.Begin("replays");
     TestReplays();
     g_checks.Begin("in flight");

@@ -15,6 +15,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "batch.h"
@@ -194,12 +195,13 @@ void TestContradictions() {
 }
 
 void TestArchitectures() {
-  const auto refused = [](auto change, const std::string& reason) {
+  const auto refused = [](auto change, const std::string& reason,
+                          BertPrecision precision = BERT_FP16) {
     BertArchitecture changed{12, 768, 12, 3072, 30522, 2, 512, 1e-12f};
-    check(changed, BERT_FP16);
+    check(changed, precision);
     change(&changed);
     try {
-      check(changed, BERT_FP16);
+      check(changed, precision);
       g_checks.That(false, "taken in spite of " + reason);
     } catch (const Error& error) {
       g_checks.That(Says(error.what(), reason), std::string("refused, but for: ") + error.what());
@@ -210,20 +212,35 @@ void TestArchitectures() {
   refused([](BertArchitecture* a) { a->heads = 0; }, "heads");
   refused([](BertArchitecture* a) { a->heads = 8; }, "heads have");
   refused([](BertArchitecture* a) { a->intermediate = 100; }, "multiples of 8");
+  for (BertPrecision precision : {BERT_FP8, BERT_INT8, BERT_INT8_HALF_HEAD}) {
+    refused([](BertArchitecture* a) { a->intermediate = 88; }, "multiples of 16", precision);
+  }
   refused([](BertArchitecture* a) { a->vocab = -5; }, "vocab");
   refused([](BertArchitecture* a) { a->positions = 0; }, "positions");
   refused([](BertArchitecture* a) { a->epsilon = -1; }, "epsilon");
   refused([](BertArchitecture* a) { a->epsilon = NAN; }, "epsilon");
-  const auto specs = tensors_of({12, 768, 12, 3072, 30522, 2, 512, 1e-12f});
-  std::set<std::string> names;
-  uint64_t bytes = 0;
-  for (const TensorSpec& spec : specs) {
-    names.insert(spec.name);
-    bytes += spec.bytes;
+  // BERT-base without its pooler has 108,893,186 weights, 84,934,656 of them in its layers' linears
+  // and 1,536 in the QA head.
+  constexpr uint64_t kAll = 108893186, kLinear = 84934656, kHead = 1536;
+  // Output channels of a layer's linears.
+  constexpr uint64_t kChannels = 3 * 768 + 768 + 3072 + 768;
+  const std::pair<BertPrecision, uint64_t> expected[] = {
+      {BERT_FP16, 2 * kAll},
+      {BERT_FP8, 2 * kAll - kLinear + 12 * 4 * 2 * 4},
+      {BERT_INT8, 2 * kAll - kLinear - kHead + (12 * (kChannels + 4) + 3) * 4},
+      {BERT_INT8_HALF_HEAD, 2 * kAll - kLinear + 12 * (kChannels + 4) * 4}};
+  for (const auto& [precision, total] : expected) {
+    const auto specs = tensors_of({12, 768, 12, 3072, 30522, 2, 512, 1e-12f}, precision);
+    std::set<std::string> names;
+    uint64_t bytes = 0;
+    for (const TensorSpec& spec : specs) {
+      names.insert(spec.name);
+      bytes += spec.bytes;
+    }
+    g_checks.That(names.size() == specs.size() && bytes == total,
+                  "BERT-base in precision " + std::to_string(precision) + " has " +
+                      std::to_string(bytes) + " bytes, not " + std::to_string(total));
   }
-  // BERT-base without its pooler has 108,893,186 weights.
-  g_checks.That(names.size() == specs.size() && bytes == 2 * uint64_t{108893186},
-                "BERT-base has " + std::to_string(bytes) + " bytes");
 }
 
 void TestBuckets() {
@@ -350,8 +367,9 @@ int main(int argc, char** argv) try {
   if (argc != 2) throw std::invalid_argument("usage: executor_test_host FOLDER");
   g_folder = argv[1];
   g_checks.Begin("round trip");
-  TestRoundTrip(BERT_FP16);
-  TestRoundTrip(BERT_FP8);
+  for (BertPrecision precision : {BERT_FP16, BERT_FP8, BERT_INT8, BERT_INT8_HALF_HEAD}) {
+    TestRoundTrip(precision);
+  }
   g_checks.Begin("damage");
   TestDamage();
   g_checks.Begin("contradictions");

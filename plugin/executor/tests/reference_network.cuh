@@ -11,6 +11,7 @@
 
 #include "bert_executor.h"
 #include "device.h"
+#include "model.h"
 
 namespace reference_network {
 
@@ -23,6 +24,26 @@ inline void Launched() { Cuda(cudaGetLastError()); }
 
 __device__ inline long long Index() {
   return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+// How a linear's input is rounded.
+struct Rounding {
+  bert::executor::Type type;
+  double scale;
+};
+
+__global__ void RoundKernel(const double* x, double* y, long long count, Rounding rounding) {
+  const long long at = Index();
+  if (at >= count) return;
+  const double steps = x[at] / rounding.scale;
+  double rounded = fmin(fmax(rint(steps), -128.0), 127.0);
+  if (rounding.type == bert::executor::Type::kE4m3) {
+    const double magnitude = fmin(fabs(steps), 448.0);
+    // Three bits behind the first; below 2^-6 the steps stay 2^-9.
+    const int exponent = magnitude < 0x1p-6 ? -6 : ilogb(magnitude);
+    rounded = copysign(ldexp(rint(ldexp(magnitude, 3 - exponent)), exponent - 3), steps);
+  }
+  y[at] = rounded * rounding.scale;
 }
 
 // y (tokens, out) = x W' + bias, then GELU if `gelu`.
@@ -82,8 +103,10 @@ __global__ void AttentionKernel(const double* qkv, const int* begin, const int* 
 // The network over windows that lie one after the other.
 class Network {
  public:
-  Network(const BertArchitecture& architecture, const std::map<std::string, Values>& weights)
-      : a_(architecture), host_(weights) {
+  // `inputs`: of linears, by name, whose inputs are rounded.
+  Network(const BertArchitecture& architecture, const std::map<std::string, Values>& weights,
+          const std::map<std::string, Rounding>& inputs = {})
+      : a_(architecture), host_(weights), inputs_(inputs) {
     for (const auto& [name, values] : weights) {
       device_.emplace(std::piecewise_construct, std::forward_as_tuple(name),
                       std::forward_as_tuple(values));
@@ -143,9 +166,17 @@ class Network {
   }
   void Linear(const std::string& name, const Buffer& x, const Buffer& y, int tokens, int in,
               int out, bool gelu) const {
+    const long long count = static_cast<long long>(tokens) * in;
+    const auto rounding = inputs_.find(name);
+    const bool rounded = rounding != inputs_.end();
+    const Buffer taken(rounded ? count : 1);
+    if (rounded) {
+      RoundKernel<<<Blocks(count), kThreads>>>(x.get(), taken.get(), count, rounding->second);
+      Launched();
+    }
     LinearKernel<<<Blocks(static_cast<long long>(tokens) * out), kThreads>>>(
-        x.get(), device_.at(name + ".weight").get(), device_.at(name + ".bias").get(), y.get(),
-        tokens, in, out, gelu);
+        rounded ? taken.get() : x.get(), device_.at(name + ".weight").get(),
+        device_.at(name + ".bias").get(), y.get(), tokens, in, out, gelu);
     Launched();
   }
   void Norm(const std::string& name, const Buffer& x, const Buffer* residual, const Buffer& y,
@@ -159,6 +190,7 @@ class Network {
 
   const BertArchitecture a_;
   const std::map<std::string, Values> host_;
+  const std::map<std::string, Rounding> inputs_;
   std::map<std::string, Buffer> device_;
 };
 

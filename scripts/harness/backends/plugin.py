@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import executor, graph_reader
+from .. import executor, graph_reader, scales
 from ..batches import AUTO
 from ..errors import UserError
 from ..executor import LIBRARY, EngineRunner, Executor, LoadedEngine, fuse
 from ..files import sha256_file
-from ..graph_reader import read_graph
+from ..graph_reader import Model, read_graph
 from ..paths import shown
 from ..provenance import code_sha256
+from ..scales import gemm_inputs
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .accelerated import OnAccelerator
@@ -79,20 +80,33 @@ def _prepare(runner: EngineRunner, windows: int, sequence_length: int) -> None:
     runner.prepare(windows, windows * sequence_length, sequence_length)
 
 
+def _check_scales(model: Model, precision: str, onnx_file: Path) -> None:
+    """Raise UserError unless every linear of the layers has scales for `precision`."""
+    found = model.scales
+    known = {"fp8": found.fp8_weights, "int8": found.weights}[precision] if found else {}
+    for linear in gemm_inputs(model.architecture):
+        if linear != "qa" and linear not in known:
+            raise UserError(
+                f"{onnx_file} holds no {precision.upper()} scales of {linear}; "
+                "run `make scales` and `make onnx`"
+            )
+
+
 class Plugin(OnAccelerator):
     """`make plugin`'s libbert_executor.so."""
 
     name = "plugin"
     vendor = "nvidia"
-    precisions: tuple[str, ...] = ("fp16", "fp8")
+    precisions: tuple[str, ...] = ("fp16", "fp8", "int8")
     # GEMMs are tuned for the tokens that its batches have.
     engine_needs_batch = True
     token_budget = _TOKEN_BUDGET
     compiles_shapes = True
 
     def graph_precision(self, options: EngineOptions) -> str:
-        """FP8's is the FP16 graph of centered weights, with scales beside it."""
-        return options.precision
+        """FP8's is the FP16 graph of centered weights with scales beside it, INT8's has FP16 around
+        its GEMMs."""
+        return "int8-fp16" if options.precision == "int8" else options.precision
 
     def unavailable(self) -> str | None:
         """None where an NVIDIA GPU and the library are."""
@@ -116,7 +130,7 @@ class Plugin(OnAccelerator):
             "sequence_length": options.sequence_length,
             "device": found.name,
             "driver": found.driver,
-            "builder": code_sha256(executor, graph_reader),
+            "builder": code_sha256(executor, graph_reader, scales),
         }
 
     def engine_suffix(self) -> str:
@@ -126,10 +140,9 @@ class Plugin(OnAccelerator):
     def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
         """Time the GEMMs' algorithms on the options' device and write the fastest."""
         model = read_graph(onnx_file)
-        if options.precision == "fp8" and (model.scales is None or not model.scales.fp8_weights):
-            raise UserError(f"{onnx_file} holds no FP8 scales; run `make scales` and `make onnx`")
-        scales = model.scales if options.precision == "fp8" else None
-        tensors = fuse(model.weights, model.architecture, scales)
+        if options.precision != "fp16":
+            _check_scales(model, options.precision, onnx_file)
+        tensors = fuse(model.weights, model.architecture, options.precision, model.scales)
         tokens = _largest(options)[1]
         Executor(LIBRARY).build(
             tensors, model.architecture, options.precision, options.device, tokens, engine_file

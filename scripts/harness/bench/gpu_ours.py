@@ -114,4 +114,4 @@ class OursFp8(Ours):
                 name: weight_scales(model.weights[f"{name}.weight"], FP8_MAX) for name in inputs
             },
         )
-        return fuse(model.weights, model.architecture, scales)
+        return fuse(model.weights, model.architecture, "fp8", scales)
