@@ -18,7 +18,7 @@ _INITIALIZER_RANGE = 0.02
 # Batches of a pass: evenly spread over the sorted lengths, so many that their mean is that of
 # all windows within 0.5 %, or the same one again.
 _SPREAD = {32: 40, 128: 41}
-_AGAIN = {32: 10, 1: 50}
+_AGAIN = {32: 60, 1: 600}
 # A window's question, its marks included.
 _QUESTION = 16
 
@@ -53,7 +53,7 @@ def cases(lengths: Sequence[int]) -> list[Case]:
         whole = len(lengths) // size
         chosen = sorted({(2 * i + 1) * whole // (2 * count) for i in range(min(count, whole))})
         batches = [random_batch(lengths[i * size : (i + 1) * size], random) for i in chosen]
-        found.append(Case(f"dev lengths, batch {size}", batches, 1))
+        found.append(Case(f"dev lengths, batch {size}", batches, 128 // size))
     return found
 
 

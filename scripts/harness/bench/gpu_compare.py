@@ -45,7 +45,9 @@ def compare(
     differences = _differences(loaded, tolerances, prepared, case)
     seconds: dict[str, list[float]] = {key: [] for key in prepared}
     for repeat in range(-_WARMUPS, repeats):
-        for key, batches in prepared.items():
+        order = list(prepared.items())
+        turn = repeat % len(order)
+        for key, batches in [*order[turn:], *order[:turn]]:
             took = loaded[key].run(batches * case.again)
             if repeat >= 0:
                 seconds[key].append(took)

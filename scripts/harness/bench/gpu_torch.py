@@ -177,11 +177,13 @@ class _Loaded:
     ) -> None:
         self._bert, self._forward, self._graphs, self._scored = bert, forward, graphs, scored
         self._pool = None
+        self._kept: list[Any] = []
 
     def prepare(self, batch: Batch) -> _Prepared:
         torch = self._bert.torch
         given = self._bert.inputs(batch)
         work = self._forward(given)
+        self._kept.append(work)
         with torch.no_grad():
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
