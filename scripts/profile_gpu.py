@@ -62,26 +62,18 @@ def main() -> int:
         asked.write_text(to_json([{"precision": p, "lengths": own} for _, p, own in shapes]))
         log = folder / "kernels.csv"
         command = [
-            profiler, "--csv", "--page", "raw", "--print-units", "base", "--log-file", str(log),
-            "--profile-from-start", "off", "--clock-control", "none", "--metrics",
-            ",".join(METRICS), sys.executable, "-m", "harness.bench.gpu_profiled",
+            sys.executable, "-m", "harness.bench.gpu_profiled",
             os.environ.get("LIBRARY") or str(LIBRARY), name, str(asked),
         ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command,
-                env={**os.environ, "PYTHONPATH": _python_path()},
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(
-                f"ncu did not end in {_PATIENCE_SECONDS} s; see what it waits for"
-            ) from None
-        if done.returncode != 0 or not log.exists():
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise UserError(f"ncu failed: {one_line(said[-1] if said else 'it said nothing')}")
+        _run(command, "the executor")  # builds the engines, which takes far longer under ncu
+        watched = [
+            profiler, "--csv", "--page", "raw", "--print-units", "base", "--log-file", str(log),
+            "--profile-from-start", "off", "--clock-control", "none", "--metrics",
+            ",".join(METRICS), *command,
+        ]  # fmt: skip
+        _run(watched, "ncu")
+        if not log.exists():
+            raise UserError("ncu wrote nothing; run it by hand to see why")
         batches = batches_of(read_kernels(log.read_text(encoding="utf-8").splitlines()))
     if len(batches) != len(shapes):
         raise UserError(f"ncu saw {len(batches)} batches of {len(shapes)}; run it by hand")
@@ -109,6 +101,23 @@ def main() -> int:
     }
     publish("gpu-steps", str(properties.name), found, markdown(found))
     return OK
+
+
+def _run(command: list[str], what: str) -> None:
+    """Raises UserError where it fails, or does not end."""
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{what} did not end in {_PATIENCE_SECONDS} s; is the GPU busy?") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise UserError(f"{what} failed: {one_line(said[-1] if said else 'it said nothing')}")
 
 
 def _python_path() -> str:

@@ -42,6 +42,7 @@ def compare(
             prepared[key] = [system.prepare(batch) for batch in case.batches]
         except (ImportError, RuntimeError, UserError) as error:
             reasons[f"{key}, {case.title}"] = one_line(error)[:200]
+            print(f"{key}, {case.title}: {one_line(error)}", flush=True)
     differences = _differences(loaded, tolerances, prepared, case)
     seconds: dict[str, list[float]] = {key: [] for key in prepared}
     for repeat in range(-_WARMUPS, repeats):
