@@ -31,9 +31,9 @@ def main() -> int:
     accept, note = env.get("ACCEPT") or "", env.get("NOTE") or ""
     if bool(accept) != bool(note.strip()):
         raise UserError("ACCEPT=<cell> and NOTE='why' belong together; give both")
-    place = Place(Path(env.get("HISTORY") or HISTORY).resolve())
+    place = Place(Path(env.get("HISTORY") or HISTORY).absolute())
     require_make()
-    matrix = read_matrix(Path(env.get("MATRIX") or MATRIX).resolve())
+    matrix = read_matrix(Path(env.get("MATRIX") or MATRIX).absolute())
     matrix = matrix.named(accept) if accept else matrix.only(
         **{name: env.get(name.upper()) or "" for name in ("profile", "backend", "precision")}
     )  # fmt: skip

@@ -59,7 +59,7 @@ def history_path(root: Path) -> Path:
 def write_history(root: Path, *cells: list[Record]) -> Path:
     """The history of these cells' nights, in order of time, as `history.append` leaves it.
 
-    Written at once: every append reads the whole file.
+    Written at once: every append waits for the disk.
     """
     path = history_path(root)
     path.parent.mkdir(parents=True, exist_ok=True)

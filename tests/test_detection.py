@@ -345,7 +345,7 @@ def test_clopper_pearson_known_values() -> None:
 
 @pytest.mark.parametrize("comparator", [True, False])
 def test_a_small_simulation_meets_the_targets(comparator: bool) -> None:
-    """Fails if the judgement gets much worse; simulate_nightly.py measures how good it is."""
+    """Fails if the judgement gets much worse; `make simulate-nightly` measures how good it is."""
     generator = np.random.default_rng(11)
     machine = Machine(0.012 if comparator else 0.008, gaussian, comparator=comparator)
     state, quiet = run(generator, machine, begin(generator, machine, 400), 25)
@@ -395,7 +395,7 @@ def test_the_table_and_the_drawing_hold_every_point(monkeypatch: pytest.MonkeyPa
 def test_the_documentation_shows_what_was_simulated() -> None:
     folder = ROOT / "results" / "published" / "nightly"
     document = read_json(folder / "power.json", "simulation")
-    assert document["tuning"] == power.tuning(), "tuned since; run scripts/simulate_nightly.py"
+    assert document["tuning"] == power.tuning(), "tuned since; run `make simulate-nightly`"
     table = power_table.markdown(document)
     assert (folder / "power.md").read_text() == table
     assert (folder / "power.svg").read_text() == power_table.svg(document)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Checkout
 from history_builders import SAMPLE, nights, write_history
 from run_builders import HOSTILE, write_run
 from test_report import check, full, write_verdict
@@ -138,6 +139,26 @@ def test_the_step_summary_is_appended_to(tmp_path: Path) -> None:
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("what an earlier step said\n# BERT Base")
     assert text.endswith((tmp_path / "results" / "report.md").read_text(encoding="utf-8"))
+
+
+def test_every_job_gets_the_summary_of_what_has_not_changed(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    results = checkout.root / "results"
+    dataset = f"DATASET={checkout.dataset}"
+    # The last verdict may be another test's; and a report that has gone is made again.
+    (results / "report.md").unlink(missing_ok=True)
+    assert "report: results/report.html" in checkout.make("all", dataset).stdout
+    files = [path for path in results.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    page = tmp_path / "page.md"
+    page.write_text("what an earlier step said\n")
+    done = checkout.make("all", dataset, GITHUB_STEP_SUMMARY=str(page))
+    assert done.returncode == 0, done.stderr
+    assert f"step summary: appended to {page}" in done.stdout
+    report = (results / "report.md").read_text(encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == f"what an earlier step said\n{report}"
+    assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
 def test_a_long_step_summary_is_cut_between_lines(tmp_path: Path) -> None:

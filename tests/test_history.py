@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from history_builders import nights, write_history
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.files import sha256_bytes
+from harness.nightly import history
 from harness.nightly.detection import CONFIRMED, Verdict
 from harness.nightly.history import TORN, append, changes, read
 from harness.nightly.record import (
@@ -64,9 +68,8 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
         record(3, provenance={"host": "ein \udc80 Byte, ein ü, eine\nZeile"}),
     ]
     for one in written:
-        after = append(path, one)
-    assert read(path) == after
-    assert list(after.records) == written
+        append(path, one)
+    assert list(read(path).records) == written
     lines = path.read_bytes().splitlines(keepends=True)
     assert json.loads(lines[2])["previous"] == sha256_bytes(lines[1])
 
@@ -123,9 +126,14 @@ def damaged(scratch: Path, content: bytes, top: bytes) -> None:
         read(scratch)
     assert "\n" not in str(caught.value)
     assert "restore" in str(caught.value)
-    with pytest.raises(UserError):
+    try:
         append(scratch, record())
-    assert scratch.read_bytes() == content, "a damaged history is left as it is"
+    except UserError:
+        assert scratch.read_bytes() == content, "where the end is damaged nothing is added"
+    else:
+        # Further up an append does not look, nor does it cover anything up.
+        with pytest.raises(UserError):
+            read(scratch)
 
 
 @many
@@ -206,8 +214,8 @@ def test_a_torn_write_is_told_healed_and_kept(
             whole += TORN + b"\n"
             assert read(scratch).torn[-1] == found.torn[-1]
     append(scratch, record(4))
-    after = append(scratch, record(5))
-    assert read(scratch) == after
+    append(scratch, record(5))
+    after = read(scratch)
     assert [r.provenance["night"] for r in after.records] == [0, 1, 2, 3, 4, 5]
     assert after.torn
     assert scratch.read_bytes().startswith(whole), "the evidence stays where it was"
@@ -217,14 +225,80 @@ def test_a_torn_write_is_told_healed_and_kept(
     damaged(scratch, bytes(kept_bytes), head(scratch).read_bytes())
 
 
+def test_a_torn_line_of_megabytes_is_closed_like_any_other(scratch: Path) -> None:
+    filled(scratch, 2)
+    with scratch.open("ab") as stream:
+        stream.write(b"x" * (5 << 20))
+    append(scratch, record(2))
+    found = read(scratch)
+    assert len(found.records) == 3 and found.torn
+
+
 def test_a_crash_before_the_head_costs_nothing(
     scratch: Path, bytes_of_five: tuple[bytes, bytes]
 ) -> None:
     filled(scratch, 4)
     scratch.write_bytes(bytes_of_five[0])
     assert len(read(scratch).records) == 5
-    assert len(append(scratch, record(5)).records) == 6
+    append(scratch, record(5))
     assert len(read(scratch).records) == 6
+
+
+@pytest.mark.parametrize("step", ["_write", "_sync_folder", "_write_head"])
+@pytest.mark.parametrize("left", [b"", b'{"previous', b'{"previous' + TORN + b"\n", None])
+def test_a_crash_between_two_steps_of_an_append_damages_nothing(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None, step: str
+) -> None:
+    """`left` is what an earlier crash has left, None a whole record that its head does not know."""
+    filled(scratch, 2)
+    if left is None:
+        top = head(scratch).read_bytes()
+        append(scratch, record(2))
+        head(scratch).write_bytes(top)
+    else:
+        with scratch.open("ab") as stream:
+            stream.write(left)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(history, step, crash)
+        append(scratch, record(3))
+    there = len(read(scratch).records)
+    append(scratch, record(4))
+    assert len(read(scratch).records) == there + 1
+
+
+def test_an_append_looks_at_the_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_history(tmp_path, nights(CELL, [100.0] * 300))
+    taken = []
+
+    def pread(handle: int, size: int, offset: int, real: Any = os.pread) -> bytes:
+        taken.append(real(handle, size, offset))
+        return bytes(taken[-1])
+
+    monkeypatch.setattr(os, "pread", pread)
+    append(path, record(1))
+    assert 0 < sum(map(len, taken)) < path.stat().st_size / 2
+    assert len(read(path).records) == 301
+    # A line longer than what is read at once.
+    long = record(2, provenance={"host": "x" * 200_000})
+    append(path, long)
+    append(path, record(3))
+    assert read(path).records[-2:] == (long, record(3))
+
+
+def test_what_is_altered_further_up_is_found_by_reading(
+    scratch: Path, bytes_of_five: tuple[bytes, bytes]
+) -> None:
+    content, top = bytes_of_five
+    scratch.write_bytes(content.replace(b"77.8", b"78.8", 1))
+    head(scratch).write_bytes(top)
+    append(scratch, record(5))
+    for _ in range(2):
+        with pytest.raises(UserError, match="line 2 "):
+            read(scratch)
 
 
 def test_truncation_at_any_byte_is_found_or_told(

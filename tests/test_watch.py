@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,8 +15,19 @@ from typing import Any
 
 import pytest
 
+from harness.devices import devices_of
 from harness.errors import UserError
-from harness.watch import END_TO_END, QPS, Disturbance, Watch, disturbed, processor, watch_device
+from harness.watch import (
+    END_TO_END,
+    QPS,
+    Disturbance,
+    Watch,
+    disturbed,
+    nvidia,
+    processor,
+    watch_device,
+)
+from harness.watch.gpu import REASONS
 from harness.watch.iluvatar import Iluvatar
 from harness.watch.nvidia import Nvidia
 from harness.watch.processor import Processor
@@ -218,10 +231,13 @@ class Nvml(SimpleNamespace):
     class NVMLError(Exception):
         pass
 
+    class NVMLError_FunctionNotFound(NVMLError):
+        pass
+
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     def __init__(self) -> None:
-        super().__init__(reasons=0, pids=[os.getpid()], opened=0)
+        super().__init__(reasons=0, pids=[os.getpid()], opened=0, old=False, instances={})
 
     def nvmlInit(self) -> None:
         self.opened += 1
@@ -240,17 +256,38 @@ class Nvml(SimpleNamespace):
     def nvmlDeviceGetPowerUsage(self, device: str) -> int:
         return 650_500
 
+    def nvmlDeviceGetTemperatureV(self, device: str, sensor: int) -> int:
+        self.newer()
+        return 61
+
     def nvmlDeviceGetTemperature(self, device: str, sensor: int) -> int:
         return 61
 
     def nvmlDeviceGetUtilizationRates(self, device: str) -> Any:
         raise self.NVMLError("Not Supported")
 
+    def newer(self) -> None:
+        if self.old:
+            raise self.NVMLError_FunctionNotFound("Function Not Found")
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, device: str) -> int:
+        self.newer()
+        return self.reasons
+
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, device: str) -> int:
         return self.reasons
 
-    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[Any]:
-        return [SimpleNamespace(pid=pid) for pid in self.pids]
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: str) -> list[Any]:
+        self.newer()
+        return self.nvmlDeviceGetComputeRunningProcesses_v2(device)
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, device: str) -> list[Any]:
+        return [
+            SimpleNamespace(
+                pid=pid, usedGpuMemory=None, gpuInstanceId=self.instances.get(pid, 0xFFFFFFFF)
+            )
+            for pid in self.pids
+        ]
 
 
 def watched(nvml: Nvml, samples: int, change: Callable[[int], None] = lambda _: None) -> Nvidia:
@@ -262,8 +299,10 @@ def watched(nvml: Nvml, samples: int, change: Callable[[int], None] = lambda _: 
     return probe
 
 
-def test_nvml_tells_clocks_power_and_temperature() -> None:
+@pytest.mark.parametrize("old", [False, True])
+def test_nvml_tells_clocks_power_and_temperature(old: bool) -> None:
     nvml = Nvml()
+    nvml.old = old
     probe = watched(nvml, 1)
     assert probe.sample() == {
         "gpu_clock_mhz": 1980,
@@ -284,6 +323,8 @@ def test_throttling_other_than_idle_and_power_cap(bits: int, told: list[str]) ->
     nvml.reasons = bits
     found = watched(nvml, 3).end()
     assert [entry.detail for entry in found] == told
+    nvml.old = True
+    assert watched(nvml, 3).end() == found, "older drivers tell the same"
     assert all((entry.what, entry.share) == ("GPU throttling", 1.0) for entry in found)
 
 
@@ -296,6 +337,8 @@ def test_another_process_on_the_gpu_is_named() -> None:
     nvml = Nvml()
     nvml.pids = [os.getpid(), os.getppid()]
     (found,) = watched(nvml, 2).end()
+    nvml.old = True
+    assert watched(nvml, 2).end() == [found]
     assert (found.what, found.share, found.affects) == ("GPU shared", 1.0, QPS)
     assert f"({os.getppid()})" in found.detail
 
@@ -307,6 +350,30 @@ def test_from_a_container_one_of_the_processes_is_us(pids: list[int], told: int)
     assert len(watched(nvml, 2).end()) == told
 
 
+@pytest.mark.parametrize(("others", "told"), [
+    ({7001: 2}, 0), ({7001: 1}, 1), ({7001: 1, 7002: 2}, 1),
+])  # fmt: skip
+def test_a_divided_gpu_is_shared_within_an_instance_alone(
+    others: dict[int, int], told: int
+) -> None:
+    nvml = Nvml()
+    nvml.instances = {os.getpid(): 1, **others}
+    nvml.pids = [os.getpid(), os.getpid(), *others]
+    found = watched(nvml, 2).end()
+    assert len(found) == told
+    assert all("7001" in entry.detail and "7002" not in entry.detail for entry in found)
+
+
+@pytest.mark.parametrize(("instances", "told"), [
+    ({7001: 1, 7002: 2}, 0), ({7001: 1, 7002: 1, 7003: 2}, 0),
+    ({7001: 1, 7002: 1, 7003: 2, 7004: 2}, 1),
+])  # fmt: skip
+def test_from_a_container_our_instance_is_unknown(instances: dict[int, int], told: int) -> None:
+    nvml = Nvml()
+    nvml.instances, nvml.pids = instances, [*instances]
+    assert len(watched(nvml, 2).end()) == told
+
+
 def test_a_missing_device_or_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with Watch([Nvidia("GPU-2", Nvml())]) as watch:
         pass
@@ -315,6 +382,16 @@ def test_a_missing_device_or_package_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with watch_device("nvidia", {"uuid": "GPU-1"}) as watch:
         pass
     assert "the GPU (package nvidia-ml-py is not installed)" in watch.samples["unseen"]
+
+
+def test_the_package_has_what_is_asked_of_it() -> None:
+    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    source = Path(nvidia.__file__).read_text(encoding="utf-8")
+    names = set(re.findall(r"\bnvml[A-Z]\w+|\bNVML\w+(?=\))|\bNVMLError\w*", source))
+    assert len(names) > 10
+    assert [name for name in names if not hasattr(pynvml, name)] == []
+    told = {value: name for name, value in vars(pynvml).items() if "ClocksEventReason" in name}
+    assert all(bit in told for bit in REASONS)
 
 
 def test_ixsmi_tells_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,3 +512,48 @@ def test_a_busy_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"({child.pid})" in found.detail
     assert 0 < found.share <= 1  # type: ignore[operator]
     assert watch.samples["values"]["foreign_cores"]["max"] > 0.1
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_tells_sane_values() -> None:
+    pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    devices = devices_of("nvidia")
+    if not devices:
+        pytest.skip("needs an NVIDIA GPU")
+    # A context makes this process one that has work on the device.
+    cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+    assert cuda.cuInit(0) == 0
+    uuid = devices[0].facts["uuid"]
+    handle = _cuda_device(cuda, uuid)
+    assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle) == 0
+    try:
+        with watch_device("nvidia", {"uuid": uuid}) as watch:
+            time.sleep(2)
+    finally:
+        cuda.cuDevicePrimaryCtxRelease_v2(handle)
+    samples = watch.samples
+    values = samples["values"]
+    assert not any(line.startswith("the GPU (") for line in samples["unseen"]), samples["unseen"]
+    for name, least, most in (
+        ("gpu_clock_mhz", 1, 5_000),
+        ("gpu_memory_clock_mhz", 1, 20_000),
+        ("gpu_power_w", 10, 2_000),
+        ("gpu_temperature_c", 10, 100),
+    ):
+        assert least <= values[name]["min"] <= values[name]["max"] <= most, name
+    if "gpu_use_percent" in values:  # A divided GPU does not tell.
+        assert 0 <= values["gpu_use_percent"]["min"] <= values["gpu_use_percent"]["max"] <= 100
+    for found in watch.disturbances:
+        assert f"({os.getpid()})" not in found.detail, "we are no disturbance"
+
+
+def _cuda_device(cuda: ctypes.CDLL, uuid: str) -> ctypes.c_int:
+    """CUDA's handle of the device that nvidia-smi calls `uuid`, whatever CUDA's order is."""
+    count, device, found = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    assert cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+    for index in range(count.value):
+        assert cuda.cuDeviceGet(ctypes.byref(device), index) == 0
+        assert cuda.cuDeviceGetUuid(ctypes.byref(found), device) == 0
+        if uuid.removeprefix("GPU-").replace("-", "") == bytes(found).hex():
+            return device
+    raise AssertionError(f"CUDA does not show {uuid}")

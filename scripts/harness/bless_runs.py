@@ -165,7 +165,7 @@ def _broken(options: Options, golden: Golden | None, base: Measured, inputs: Inp
     def matters(check: Check) -> bool:
         return check.status in (FAIL, UNCLEAR) and check.name not in replaced
 
-    verdict = verify(options, inputs.dataset, inputs.file("vocab").checked("assets"))
+    verdict = verify(options, inputs)
     broken = next((check for check in verdict.checks if matters(check)), None)
     return "" if broken is None else one_line(f"{broken.name}: {broken.note}")
 

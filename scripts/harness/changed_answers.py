@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
+from .files import sha256_file
 from .nightly import answers
 from .run import read_predictions
 from .scoring import exact_match
@@ -41,10 +42,12 @@ class ChangedAnswer:
 
 @dataclass(frozen=True)
 class Answered:
-    """A run's answers: when it finished, and the predictions file."""
+    """A run's answers: when it finished, and the predictions file, with its hash where it was kept
+    by that."""
 
     time: str
     predictions: Path
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def changed_answers(
 def _predictions(run: Answered) -> dict[str, str]:
     if not run.predictions.is_file():
         raise UserError(f"the answers of {run.time} have not been kept")
+    if run.sha256 is not None and sha256_file(run.predictions) != run.sha256:
+        raise UserError(f"the answers of {run.time} have changed since they were kept")
     return read_predictions(run.predictions)
 
 

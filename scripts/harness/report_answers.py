@@ -69,7 +69,9 @@ def _last_two(
         (
             record.predictions_sha256,
             _dataset(record),
-            Answered(record.time, kept(record.predictions_sha256, store)),
+            Answered(
+                record.time, kept(record.predictions_sha256, store), record.predictions_sha256
+            ),
         )
         for record in cell.records
         if record.predictions_sha256 is not None

@@ -4,7 +4,8 @@ A line is a JSON object: a record, and `previous`, the SHA-256 of the line befor
 file, `<name>.head` holds the number of lines and the SHA-256 of the last one, without which the
 end of the file could be cut off. A write that a crash has cut short leaves a torn line; the next
 append closes it with a mark and goes on, and since `previous` covers everything since the last
-record, the torn line is kept as it was found. All this finds damage and carelessness; it does
+record, the torn line is kept as it was found. Reading verifies all of it; an append looks at the
+end alone, so that it costs the same after years. All this finds damage and carelessness; it does
 not find a forger who writes both files anew.
 """
 
@@ -17,11 +18,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import parse_json, sha256_bytes, to_json, write_atomic
+from ..files import parse_json, require_regular, sha256_bytes, to_json, write_atomic
 from .record import Record
 
 # Ends a line that an interrupted write has left: no record ends like this.
@@ -29,6 +31,10 @@ TORN = b" <torn>"
 _NOTHING = sha256_bytes(b"")
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+# The end is read in pieces of this size: a record has a few kilobytes.
+_PIECE = 1 << 16
+# No record is longer by far: more without an end is damage, which the whole file tells of.
+_LONGEST_LINE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,10 @@ class History:
     """What a history file holds: its records, and where interrupted writes have left something.
 
     torn: line numbers (from 1) of torn lines; the last one may still be open.
-    lines: how many lines are closed. tip: the SHA-256 that the next record has to carry.
     """
 
     records: tuple[Record, ...]
     torn: tuple[int, ...]
-    lines: int
-    tip: str
 
     @property
     def notes(self) -> list[str]:
@@ -51,6 +54,24 @@ class History:
             f"line {number} was cut short by a crash; it is kept and holds no record"
             for number in self.torn
         ]
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a history ends, and the next record begins.
+
+    lines: how many lines are closed. pending: everything since the last record began, closed
+    lines. rest: what an interrupted write has left after them.
+    """
+
+    lines: int
+    pending: bytes
+    rest: bytes = b""
+
+    @property
+    def tip(self) -> str:
+        """The SHA-256 that the next record has to carry."""
+        return sha256_bytes(self.pending)
 
 
 @dataclass(frozen=True)
@@ -66,45 +87,47 @@ class Changed:
 
 
 def read(path: Path) -> History:
-    """The history in `path`; empty where there is none yet.
+    """The history in `path`, all of it verified; empty where there is none yet.
 
     Raises UserError, naming the line, when a line has been altered, removed, inserted or moved.
     A torn line is no damage: it is in `torn`.
     """
     if not path.exists() and not _head_path(path).exists():
-        return History((), (), 0, _NOTHING)
+        return History((), ())
     with _locked(path, fcntl.LOCK_SH) as handle:
-        return _read(path, _content(handle))
+        return _verified(path, _content(handle), _head(path))[0]
 
 
-def append(path: Path, record: Record) -> History:
-    """Add `record` to the history in `path`, on disk when this returns; the history with it.
+def append(path: Path, record: Record) -> None:
+    """Add `record` to the history in `path`, on disk when this returns.
 
-    Waits for another process that appends. Raises UserError as `read` does: nothing is added to
-    a damaged history.
+    Waits for another process that appends. What it costs does not grow with the history: where
+    the last line is the one that the head names, nothing before it is looked at, which is left to
+    `read`. Where it is not, as after a crash, the whole file is verified; raises UserError as
+    `read` does, with nothing added.
     """
+    # Checked as a reader will check it, before anything is written.
+    entry = parse_json(_canonical(record.as_json()), "the new record")
+    Record.from_json(entry, "the new record")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, fcntl.LOCK_EX) as handle:
-        content = _content(handle)
-        before = _read(path, content)
-        # Checked as a reader will check it, before it is written.
-        entry = parse_json(_canonical(record.as_json()), "the new record")
-        Record.from_json(entry, "the new record")
-        line = _canonical({"previous": before.tip, **entry}).encode() + b"\n"
-        if content and not content.endswith(b"\n"):
-            closing = TORN + b"\n"
+        head = _head(path)
+        end = _end_by_head(handle, head)
+        if end is None:
+            end = _verified(path, _content(handle), head)[1]
+            if end.lines > head[0]:
+                # A crash has kept the last append from telling its head, or the disk of its line.
+                os.fsync(handle)
+                _write_head(path, end)
+        closing = b""
+        if end.rest:
             # The record's `previous` covers the torn line as it is once closed.
-            before = _read(path, content + closing)
-            line = _canonical({"previous": before.tip, **entry}).encode() + b"\n"
-            line = closing + line
-        if before.lines > _head(path)[0]:
-            # A crash has kept the last append from telling its head.
-            _write_head(path, before)
-        _write(handle, line)
+            closing = TORN + b"\n"
+            end = _End(end.lines + 1, end.pending + end.rest + closing)
+        line = _canonical({"previous": end.tip, **entry}).encode() + b"\n"
+        _write(handle, closing + line)
         _sync_folder(path.parent)
-        after = _read(path, content + line)
-        _write_head(path, after)
-        return after
+        _write_head(path, _End(end.lines + 1, line))
 
 
 def changes(old: Record, new: Record) -> list[Changed]:
@@ -115,10 +138,25 @@ def changes(old: Record, new: Record) -> list[Changed]:
     return [change for change in found if change.old != change.new]
 
 
-def _read(path: Path, content: bytes) -> History:
+def _end_by_head(handle: int, head: tuple[int, str]) -> _End | None:
+    """The end, where the last line is the one that `head` names; else more must be looked at."""
+    lines, tip = head
+    offset, tail = os.fstat(handle).st_size, b""
+    while offset and b"\n" not in tail[:-1]:
+        size = min(offset, _PIECE)
+        offset -= size
+        tail = os.pread(handle, size, offset) + tail
+        if len(tail) > _LONGEST_LINE:
+            return None
+    last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    return _End(lines, last) if sha256_bytes(last) == tip else None
+
+
+def _verified(path: Path, content: bytes, head: tuple[int, str]) -> tuple[History, _End]:
+    """What `content` holds and where it ends; raises UserError as `read` does."""
     lines = content.split(b"\n")
     rest = lines.pop()
-    head_lines, head_tip = _head(path)
+    head_lines, head_tip = head
     records: list[Record] = []
     torn: list[int] = []
     # Everything since the start of the last record, which the next one's `previous` covers.
@@ -129,11 +167,13 @@ def _read(path: Path, content: bytes) -> History:
         if line.endswith(TORN):
             torn.append(number)
         else:
-            entry = _entry(path, number, line)
-            previous = entry.pop("previous", None)
+            try:
+                previous, record = _parsed(line)
+            except UserError as error:
+                raise _damage(path, number, str(error)) from None
             if previous != tip:
                 raise _damage(path, number, "does not follow the one before it")
-            records.append(_record(path, number, entry))
+            records.append(record)
             pending = b""
         pending += line + b"\n"
         tip = sha256_bytes(pending)
@@ -146,28 +186,31 @@ def _read(path: Path, content: bytes) -> History:
     if len(records) - known > 1:
         # An append writes one record and then the head, so that lags behind by one at most.
         raise _damage(path, head_lines + 1, "and all after it are not in the head")
+    end = _End(len(lines), pending, rest)
     if rest:
         torn.append(len(lines) + 1)
-    return History(tuple(records), tuple(torn), len(lines), tip)
+    return History(tuple(records), tuple(torn)), end
 
 
-def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
+@cache
+def _parsed(line: bytes) -> tuple[Any, Record]:
+    """The `previous` of a line and its record; raises UserError with what the line is instead.
+
+    Once a process for each line: a night reads the history anew for each of its cells.
+    """
     try:
         entry = parse_json(line.decode(), "")
     except (UserError, UnicodeDecodeError):
-        raise _damage(path, number, "is no record") from None
+        raise UserError("is no record") from None
     # Spelled as it was written, byte by byte: else a change that JSON ignores would pass.
     if not isinstance(entry, dict) or _canonical(entry).encode() != line:
-        raise _damage(path, number, "is no record as this program writes it")
-    return entry
-
-
-def _record(path: Path, number: int, entry: dict[str, Any]) -> Record:
+        raise UserError("is no record as this program writes it")
+    previous = entry.pop("previous", None)
     try:
-        return Record.from_json(entry, "it")
+        return previous, Record.from_json(entry, "it")
     except UserError as error:
         cause = str(error).rpartition("; ")[0]
-        raise _damage(path, number, f"is no record of a run ({cause})") from None
+        raise UserError(f"is no record of a run ({cause})") from None
 
 
 def _damage(path: Path, number: int, what: str) -> UserError:
@@ -188,10 +231,11 @@ def _head(path: Path) -> tuple[int, str]:
     """
     head = _head_path(path)
     try:
+        require_regular(head)
         text = head.read_text(encoding="utf-8")
     except FileNotFoundError:
         return 0, _NOTHING
-    except UnicodeDecodeError:
+    except (OSError, UnicodeDecodeError):
         text = ""
     try:
         entry = parse_json(text, "")
@@ -203,8 +247,8 @@ def _head(path: Path) -> tuple[int, str]:
     raise UserError(f"{head} is damaged; restore it and {path.name} from a copy") from None
 
 
-def _write_head(path: Path, history: History) -> None:
-    write_atomic(_head_path(path), to_json({"lines": history.lines, "sha256": history.tip}))
+def _write_head(path: Path, end: _End) -> None:
+    write_atomic(_head_path(path), to_json({"lines": end.lines, "sha256": end.tip}))
 
 
 def _canonical(value: Mapping[str, Any]) -> str:
@@ -215,6 +259,10 @@ def _canonical(value: Mapping[str, Any]) -> str:
 def _locked(path: Path, kind: int) -> Iterator[int]:
     """An open file under flock(2): freed by the kernel when its holder ends, however it does."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if kind == fcntl.LOCK_EX else os.O_RDONLY
+    try:
+        require_regular(path)
+    except OSError:
+        raise _damage(path, 1, "is missing: what is there is no regular file") from None
     try:
         handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:

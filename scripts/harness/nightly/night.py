@@ -243,7 +243,7 @@ def _answers(
     if before is None or before.predictions_sha256 is None:
         return None, "first night with answers"
     old, new = (
-        Answered(r.time, kept(str(r.predictions_sha256), place.predictions))
+        Answered(r.time, kept(str(r.predictions_sha256), place.predictions), r.predictions_sha256)
         for r in (before, record)
     )
     try:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import Disturbance
 from .gpu import Tally
+
+# Calls by their names, the newest first: older drivers know the older ones alone, newer ones may
+# drop them. The plain name of the last would raise another error than NVML's where it is missing.
+_TEMPERATURE = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
+_REASONS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+_PROCESSES = (
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetComputeRunningProcesses_v2",
+)
 
 
 class Nvidia:
@@ -41,23 +51,16 @@ class Nvidia:
                 device, nvml.NVML_CLOCK_MEM
             ),
             "gpu_power_w": lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1e3,
-            "gpu_temperature_c": lambda: nvml.nvmlDeviceGetTemperature(
-                device, nvml.NVML_TEMPERATURE_GPU
-            ),
+            "gpu_temperature_c": lambda: self._newest(_TEMPERATURE, nvml.NVML_TEMPERATURE_GPU),
             "gpu_use_percent": lambda: nvml.nvmlDeviceGetUtilizationRates(device).gpu,
         }
         asked = {name: self._ask(name, number) for name, number in numbers.items()}
-        # The older name of the call: drivers that know the newer one know it too.
-        reasons = self._ask(
-            "throttle reasons", lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)
-        )
+        reasons = self._ask("throttle reasons", lambda: self._newest(_REASONS))
         if reasons is not None:
             self._tally.reasons(reasons)
-        processes = self._ask(
-            "processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(device)
-        )
+        processes = self._ask("processes", lambda: self._newest(_PROCESSES))
         if processes is not None:
-            self._tally.others(self._others([process.pid for process in processes]))
+            self._tally.others(self._others(processes))
         return {name: float(value) for name, value in asked.items() if value is not None}
 
     def end(self) -> list[Disturbance]:
@@ -79,13 +82,31 @@ class Nvidia:
             self._missing[name] = str(error)
             return None
 
-    def _others(self, pids: list[int]) -> list[str]:
-        """Names of processes with work on the device, ourselves left out."""
-        if os.getpid() in pids:
-            return [self._named(pid) for pid in pids if pid != os.getpid()]
+    def _newest(self, names: Sequence[str], *arguments: Any) -> Any:
+        """What the device says to the first of these calls that the driver has."""
+        for name in names[:-1]:
+            try:
+                return getattr(self._nvml, name)(self._device, *arguments)
+            except self._nvml.NVMLError_FunctionNotFound:
+                continue
+        return getattr(self._nvml, names[-1])(self._device, *arguments)
+
+    def _others(self, processes: Iterable[Any]) -> list[str]:
+        """Names of processes with work on the device, ourselves left out.
+
+        A GPU that is divided (MIG) names those of all its instances, each of which has cores and
+        memory of its own: they disturb within one alone.
+        """
+        # As a set: a process with two compute instances is there twice.
+        found = {(process.pid, process.gpuInstanceId) for process in processes}
+        ours = {instance for pid, instance in found if pid == os.getpid()}
+        if ours:
+            pids = {pid for pid, instance in found if instance in ours} - {os.getpid()}
+            return [self._named(pid) for pid in sorted(pids)]
         # The driver counts processes where this container does not see: one of them is us, who
-        # have work on the device as long as samples are taken.
-        return ["a process outside this container"] if len(pids) > 1 else []
+        # have work on the device as long as samples are taken, in an instance that nobody tells.
+        sharing = Counter(instance for _, instance in found).values()
+        return ["a process outside this container"] if min(sharing, default=0) > 1 else []
 
     def _named(self, pid: int) -> str:
         try:
