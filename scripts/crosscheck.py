@@ -1,20 +1,12 @@
 """Compare the run's logits with ONNX Runtime FP32 on the CPU, graph optimizations off."""
 
-from dataclasses import asdict
-
-import onnxruntime
-
-from harness import batches, crosscheck, measure
-from harness import windows as windows_module
 from harness.backends import ort
-from harness.crosscheck import HISTOGRAM_EDGES, compare, compute_reference
-from harness.errors import OK, run_command
-from harness.files import fingerprint, sha256_file, to_json, write_atomic
+from harness.crosscheck import compare, compute_reference, document, reference_path
+from harness.errors import OK
+from harness.files import sha256_file, to_json, write_atomic
 from harness.inputs import Inputs
-from harness.lock import device_lock
+from harness.lock import device_lock, run_stage
 from harness.options import read_options
-from harness.paths import BUILD
-from harness.provenance import code_sha256
 from harness.records import MadeFile, read_record, write_record
 from harness.run import CROSSCHECK, LOGITS, RUN, read_logits, read_run
 from harness.windows import cut_windows, load_tokenizer
@@ -31,32 +23,18 @@ def main() -> int:
         dataset.questions, load_tokenizer(vocab.checked("assets")), options.profile.windows
     )
     graph = MadeFile.from_json(run["reference"])
-    key = {
-        "graph": graph.sha256,
-        "dataset": dataset.sha256,
-        "limit": options.limit,
-        "windows": asdict(options.profile.windows),
-        "vocab": vocab.sha256,
-        "onnxruntime": onnxruntime.__version__,
-        "code": code_sha256(crosscheck, measure, batches, windows_module, ort),
-    }
-    path = BUILD / "reference" / f"{options.profile.name}-{fingerprint(key)}.npz"
+    path = reference_path(options, dataset, vocab, graph)
     record = path.with_suffix(".json")
     # Only what the record's hash vouches for is taken again.
-    if not (record.is_file() and MadeFile.from_json(read_record(record, "crosscheck")).intact):
+    kept = read_record(record, "crosscheck").get("sha256") if record.is_file() else None
+    if not MadeFile(path, str(kept)).intact:
         with device_lock(ort.OrtCpu().lock_name(0)):
             compute_reference(graph.checked("onnx"), windows, path)
         write_record(record, MadeFile.of(path).as_json())
+    reference = MadeFile.of(path)
     found = compare(dataset, windows, read_logits(folder / LOGITS), read_logits(path))
-    document = {
-        **asdict(found),
-        "histogram_edges": HISTOGRAM_EDGES,
-        "graph": graph.as_json(),
-        "reference": MadeFile.of(path).as_json(),
-        # Ties these numbers to one run: another run.json makes them stale.
-        "run_sha256": sha256_file(folder / RUN),
-    }
-    write_atomic(folder / CROSSCHECK, to_json(document))
+    made = document(found, graph, reference, sha256_file(folder / RUN))
+    write_atomic(folder / CROSSCHECK, to_json(made))
     print(
         f"crosscheck: largest difference {found.max_abs_difference:.3g}, "
         f"mean {found.mean_abs_difference:.3g}, smallest cosine {found.min_cosine:.6f}, "
@@ -65,4 +43,4 @@ def main() -> int:
     return OK
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

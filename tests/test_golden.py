@@ -381,3 +381,11 @@ def test_upstreams_table_is_promised_as_published() -> None:
 
 def test_schema_is_itself_valid() -> None:
     Draft202012Validator.check_schema(json.loads(golden.SCHEMA.read_text(encoding="utf-8")))
+
+
+def test_a_file_too_large_to_be_one_is_refused(root: Path) -> None:
+    path = root / "golden" / "minilm-sample" / "fp32.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(DOCUMENT) + " " * (1 << 20), encoding="utf-8")
+    with pytest.raises(UserError, match="is over 1 MiB"):
+        load_golden("minilm-sample", "fp32")

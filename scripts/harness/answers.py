@@ -124,7 +124,9 @@ def _best_spans(
         real = np.take_along_axis(inside, start_top, 1)[:, :, None]
         real = real & np.take_along_axis(inside, end_top, 1)[:, None, :]
         valid = real & (length >= 1) & (length <= max_answer_tokens)
-        pair = start_logits[start_at][:, :, None] + end_logits[end_at][:, None, :]
+        # Logits that no model gives may overflow: what is not finite is no answer.
+        with np.errstate(over="ignore", invalid="ignore"):
+            pair = start_logits[start_at][:, :, None] + end_logits[end_at][:, None, :]
         pair = np.where(valid & ~np.isnan(pair), pair, -np.inf).reshape(len(start_top), -1)
         best = _top(pair, keep)
         width = end_top.shape[1]

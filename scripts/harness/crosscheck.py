@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import batches, measure
+from . import windows as windows_module
 from .answers import answer_texts
+from .backends import ort
 from .backends.ort import OrtSession
 from .batches import plan_batches
 from .errors import UserError
+from .files import fingerprint
 from .measure import run_windows
+from .options import Options
+from .paths import BUILD
+from .provenance import code_sha256
+from .records import MadeFile
 from .run import Logits, write_logits
 from .squad import Dataset
 from .windows import Windows
@@ -40,6 +49,25 @@ class Comparison:
     equal_answers: float
     worst: list[dict[str, Any]]
     histogram: list[int]
+
+
+def reference_path(options: Options, dataset: Dataset, vocab: MadeFile, graph: MadeFile) -> Path:
+    """Where the reference logits are kept, by all that they depend on.
+
+    `graph` is the FP32 graph that they are computed with, `vocab` cuts the windows of `dataset`.
+    """
+    import onnxruntime
+
+    key = {
+        "graph": graph.sha256,
+        "dataset": dataset.sha256,
+        "limit": options.limit,
+        "windows": asdict(options.profile.windows),
+        "vocab": vocab.sha256,
+        "onnxruntime": onnxruntime.__version__,
+        "code": code_sha256(sys.modules[__name__], measure, batches, windows_module, ort),
+    }
+    return BUILD / "reference" / f"{options.profile.name}-{fingerprint(key)}.npz"
 
 
 def compute_reference(onnx_file: Path, windows: Windows, target: Path) -> None:
@@ -73,8 +101,9 @@ def compare(
             )
     ours = answer_texts(dataset.questions, windows, actual.start, actual.end)
     theirs = answer_texts(dataset.questions, windows, reference.start, reference.end)
-    start = np.abs(actual.start - reference.start)
-    end = np.abs(actual.end - reference.end)
+    # In float64: two finite float32 may be further apart than float32 reaches.
+    start = np.abs(np.subtract(actual.start, reference.start, dtype=np.float64))
+    end = np.abs(np.subtract(actual.end, reference.end, dtype=np.float64))
     both = np.concatenate((start, end))
     edges = np.asarray(HISTOGRAM_EDGES, dtype=np.float32)
     counts = np.bincount(np.searchsorted(edges, both), minlength=len(edges) + 1)
@@ -97,6 +126,20 @@ def compare(
         ],
         histogram=counts.tolist(),
     )
+
+
+def document(
+    found: Comparison, graph: MadeFile, reference: MadeFile, run_sha256: str
+) -> dict[str, Any]:
+    """crosscheck.json: what was `found`, with which files, for the run.json of this hash."""
+    return {
+        **asdict(found),
+        "histogram_edges": list(HISTOGRAM_EDGES),
+        "graph": graph.as_json(),
+        "reference": reference.as_json(),
+        # Ties these numbers to one run: another run.json makes them stale.
+        "run_sha256": run_sha256,
+    }
 
 
 def _cosines(a: Logits, b: Logits, begins: np.ndarray[Any, np.dtype[np.int64]]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 from .errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -38,14 +40,23 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # A write does not say where: the user has to know which disk is full.
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(target)
         raise
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def require_writable(folder: Path) -> None:
+    """Make `folder`, and raise OSError now rather than after hours if it takes no files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def write_atomic(target: Path, data: bytes | str) -> None:
@@ -73,12 +84,22 @@ def read_json(path: Path, what: str) -> Any:
     JSON does not have (NaN, Infinity).
     """
     try:
+        require_regular(path)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist; check the name") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} cannot be read ({error}); check the file") from None
     return parse_json(text, f"{what} {path}")
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError for a folder, a device or a FIFO: reading one might never end.
+
+    A missing file is left to whoever opens it.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def parse_json(text: str, what: str) -> Any:
@@ -88,7 +109,7 @@ def parse_json(text: str, what: str) -> Any:
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
-                raise ValueError(f"key {key!r} occurs twice")
+                raise ValueError(f"key {key[:100]!r} occurs twice")
             result[key] = value
         return result
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from .batches import BatchSize
-from .errors import UserError
+from .errors import UserError, one_line
 from .files import read_json
 from .paths import GOLDEN, shown
 from .provenance import git_output, run_git
 from .schema import check_schema
 
 SCHEMA = GOLDEN / "golden.schema.json"
+# Checking a larger one by the schema would take seconds; a real one has some kilobytes.
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,23 @@ class Golden:
 
         Raises GitError where git cannot tell: no checkout, no git, not our checkout.
         """
-        name = shown(self.path)
-        git_output("rev-parse", "--show-toplevel")
-        committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:./{name}")
-        if committed is None:
-            return f"{name} is not committed"
-        if git_output("hash-object", "--path", name, str(self.path)) != committed:
-            return f"{name} differs from the commit"
-        return None
+        return uncommitted(self.path)
 
     def _limits(self, backend: str, kind: str) -> Any:
         own = self.document.get("backends", {}).get(backend, {})
         return own.get(kind, self.document.get(kind))
+
+
+def uncommitted(path: Path) -> str | None:
+    """Why the file `path` is not what git has committed; raises as `Golden.uncommitted` does."""
+    name = shown(path)
+    git_output("rev-parse", "--show-toplevel")
+    committed = run_git("rev-parse", "--verify", "--quiet", f"HEAD:./{name}")
+    if committed is None:
+        return f"{name} is not committed"
+    if git_output("hash-object", "--path", name, str(path)) != committed:
+        return f"{name} differs from the commit"
+    return None
 
 
 def golden_path(profile: str, precision: str, folder: Path | None = None) -> Path:
@@ -88,14 +95,29 @@ def load_golden(profile: str, precision: str, folder: Path | None = None) -> Gol
     path = golden_path(profile, precision, folder)
     if not path.is_file():
         return None
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"golden file {path} is over {_LARGEST >> 20} MiB; check the file")
     document = read_json(path, "golden file")
-    check_schema(document, read_json(SCHEMA, "schema"), f"golden file {shown(path)}")
+    _check(document, path)
     if (document["profile"], document["precision"]) != (profile, precision):
         raise UserError(f"golden file {shown(path)} is for another profile or precision; mend it")
     keys = [(entry["device"], entry["backend"], entry["batch"]) for entry in document["qps"]]
     if len(set(keys)) != len(keys):
         raise UserError(f"golden file {shown(path)} promises QPS twice for one case; mend it")
     return Golden(path, document)
+
+
+def _check(document: Any, path: Path) -> None:
+    """Raise UserError where `document`, read from `path`, breaks the schema."""
+    schema = read_json(SCHEMA, "schema")
+    try:
+        check_schema(document, schema, f"golden file {shown(path)}")
+    except UserError:
+        raise
+    except Exception as error:  # A schema that is none makes jsonschema raise a dozen types.
+        raise UserError(
+            f"{shown(SCHEMA)} is no JSON Schema ({one_line(error)[:200]}); restore it with git"
+        ) from None
 
 
 def _promise(entry: dict[str, Any]) -> Promise:

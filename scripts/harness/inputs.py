@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .errors import UserError
 from .options import Options
-from .records import MadeFile, read_record, records_of
+from .paths import BUILD, shown
+from .records import MadeFile, read_files, records_of
 from .squad import Dataset, read_dataset
 
 
@@ -45,18 +46,25 @@ class Inputs:
         return MadeFile.from_json(entry)
 
     def file(self, role: str) -> MadeFile:
-        """The model's asset with this role."""
-        return MadeFile.from_json(self.model[role])
+        """The model's asset with this role; raises UserError where the record has none."""
+        return _made(self.model, role)
 
     @cached_property
     def dataset(self) -> Dataset:
         """The questions: DATASET's or the profile's, LIMIT applied."""
         path = self.options.dataset
         if path is None:
-            path = MadeFile.from_json(self.assets["dataset"]).checked("assets")
+            path = _made(self.assets, "dataset").checked("assets")
         return read_dataset(path, self.options.limit)
 
 
 def _files(record: Path) -> dict[str, dict[str, str]]:
-    files: dict[str, dict[str, str]] = read_record(record, "assets")["files"]
-    return files
+    return read_files(record, "assets")
+
+
+def _made(files: dict[str, dict[str, str]], role: str) -> MadeFile:
+    if role not in files:
+        raise UserError(
+            f"the records name no {role}; delete {shown(BUILD / 'records')} and run `make assets`"
+        )
+    return MadeFile.from_json(files[role])

@@ -225,4 +225,5 @@ def _compute_capability(env: Mapping[str, str], backend: Backend) -> str | None:
 
 def asset_lock_path(env: Mapping[str, str]) -> Path:
     """The lock file that pins assets without a published hash (ASSET_LOCK)."""
-    return Path(env.get("ASSET_LOCK") or ASSET_LOCK).resolve()
+    # Not resolved: a link is where the lock file is, and one in a circle is no lock file.
+    return Path(env.get("ASSET_LOCK") or ASSET_LOCK).absolute()

@@ -6,7 +6,8 @@ stage's target. The files themselves are named by the hash of what they were mad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from .files import read_json, sha256_file, to_json, write_atomic
 from .options import Options
 from .paths import BUILD, ROOT, shown
 from .run import CROSSCHECK, RUN
+
+# A file server's clock may be ahead by so much.
+_CLOCK_SKEW_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,20 +108,60 @@ def read_record(path: Path, target: str) -> dict[str, Any]:
     """A record, or a UserError naming the make `target` that writes it."""
     if not path.is_file():
         raise UserError(f"{shown(path)} is missing; run `make {target}`")
-    record: dict[str, Any] = read_json(path, "record")
+    record = read_json(path, "record")
+    if not isinstance(record, dict):
+        raise _damaged(path, target)
     return record
 
 
-def drop_stale(records: Records, run_folder: Path, lock_file: Path) -> None:
+def read_files(path: Path, target: str) -> dict[str, dict[str, str]]:
+    """The `files` of a record of assets: role -> name, path, hash and source.
+
+    Raises UserError as `read_record` does, and for any other content.
+    """
+    record = read_record(path, target)
+    files = record.get("files")
+    if (
+        record.keys() != {"lock", "files"}
+        or not isinstance(files, dict)
+        or not all(map(_is_asset, files.values()))
+    ):
+        raise _damaged(path, target)
+    return files
+
+
+def _is_asset(entry: Any) -> bool:
+    keys = {"name", "path", "sha256", "source"}
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == keys
+        and all(isinstance(value, str) for value in entry.values())
+    )
+
+
+def _damaged(path: Path, target: str) -> UserError:
+    return UserError(f"record {shown(path)} is damaged; delete it and run `make {target}`")
+
+
+def drop_stale(
+    records: Records, run_folder: Path, lock_file: Path, refused: Collection[str] = ()
+) -> None:
     """Remove records that name files which are gone, so that make runs their stages again.
 
-    Likewise the record of a model whose files another lock file has vouched for, and whatever
-    is no record at all.
+    Likewise records that are dated in the future, records of assets that another lock file has
+    vouched for or whose names are `refused`, and whatever is no record at all.
     """
     lock = shown(lock_file)
     for path in (records.model, records.dataset, records.calibration):
         if path is not None:
-            _keep(path, lambda r: r["lock"] == lock and _all_there(r["files"].values()))
+            _keep(
+                path,
+                lambda r: (
+                    r["lock"] == lock
+                    and _all_there(r["files"].values())
+                    and all(entry["name"] not in refused for entry in r["files"].values())
+                ),
+            )
     if records.scales is not None:
         _keep(records.scales, lambda r: _all_there([r["file"]]))
     _keep(records.onnx, lambda r: _all_there([r["file"], r["reference"]]))
@@ -131,11 +175,19 @@ def _all_there(entries: Iterable[dict[str, str]]) -> bool:
     return all((ROOT / entry["path"]).is_file() for entry in entries)
 
 
+def from_the_future(path: Path) -> bool:
+    """Whether the clock has been put back since `path` was written.
+
+    Until it is that late again, make would take the file for newer than all that changes.
+    """
+    return path.exists() and path.stat().st_mtime > time.time() + _CLOCK_SKEW_SECONDS
+
+
 def _keep(path: Path, valid: Callable[[Any], bool]) -> None:
     if not path.is_file():
         return
     try:
-        good = valid(read_json(path, "record"))
+        good = not from_the_future(path) and valid(read_json(path, "record"))
     except (UserError, AttributeError, KeyError, TypeError):
         good = False
     if not good:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .files import atomic_path, read_json
+from .files import atomic_path, read_json, require_regular
 from .windows import Float32
 
 PREDICTIONS = "predictions.json"
@@ -38,6 +38,7 @@ def write_logits(path: Path, logits: Logits) -> None:
 def read_logits(path: Path) -> Logits:
     """The logits in `path`; raises UserError for any other content."""
     try:
+        require_regular(path)
         with np.load(path, allow_pickle=False) as arrays:
             logits = Logits(arrays["start"], arrays["end"], arrays["lengths"])
         total = (int(logits.lengths.sum()),)

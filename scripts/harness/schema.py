@@ -1,4 +1,4 @@
-"""JSON Schema, strictly: 8.0 is no integer, NaN and infinity are no numbers."""
+"""JSON Schema, strictly: 8.0 is no integer, and only what is finite in float64 is a number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ def _is_integer(_: object, value: object) -> bool:
 
 
 def _is_number(_: object, value: object) -> bool:
-    return _is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 _Strict = extend(  # type: ignore[no-untyped-call]

@@ -1,14 +1,16 @@
 """The verdict on a run: every promise of its golden file, and whether its files hold together.
 
 Nothing stored is taken on trust: answers are scored again, speed is computed again from the
-timings, files are hashed again, logits are compared with the reference again. That finds what
-does not fit together; it does not find a forger who rewrites everything.
+timings, files are hashed again, logits are compared with the reference again, and all of this
+must be what the stages before have recorded. That finds what does not fit together; it does not
+find a forger who rewrites everything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +20,19 @@ import numpy as np
 
 from .answers import answer_texts
 from .batches import AUTO, plan_batches
-from .crosscheck import compare
+from .crosscheck import compare, document, reference_path
+from .engine import engine_path
 from .errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, one_line
-from .files import read_json, sha256_file
-from .golden import Golden, golden_path, load_golden
-from .manifest import load_manifest
+from .files import fingerprint, read_json, sha256_file
+from .golden import SCHEMA, Golden, golden_path, load_golden, uncommitted
+from .inputs import Inputs
+from .manifest import RepositoryFile, load_manifest
 from .measure import NOISE_SPREAD, summarize
-from .options import Options
-from .paths import MANIFEST, shown
+from .options import Options, asset_lock_path
+from .paths import MANIFEST, ROOT, shown
+from .pins import read_pins
 from .provenance import GitError
-from .records import MadeFile
+from .records import MadeFile, read_record, records_of
 from .run import (
     CROSSCHECK,
     LOGITS,
@@ -46,7 +51,11 @@ from .watch import disturbed
 from .windows import Windows, cut_windows, load_tokenizer
 
 # What reading a damaged run can raise.
-_DAMAGE = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+_DAMAGE = (
+    UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+# The one metric that cannot be computed again: of all passes only the first one's answers are kept.
+_UNSTABLE = "unstable_answers"
 PASS, FAIL, UNPROMISED, UNCLEAR = "pass", "fail", "unpromised", "inconclusive"
 
 
@@ -92,12 +101,14 @@ class Verdict:
         }
 
 
-def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
-    """Judge the run of `options`, made over `dataset`.
+def verify(options: Options, inputs: Inputs) -> Verdict:
+    """Judge the run of `options`, made from `inputs`.
 
     Raises UserError for a malformed golden file or dataset and when there is no run at all;
     everything that is wrong with the run itself is a failed check.
     """
+    dataset, vocab = inputs.dataset, inputs.file("vocab")
+    tokenizer = load_tokenizer(vocab.checked("assets"))
     golden = load_golden(options.profile.name, options.precision)
     folder = options.run_folder
     run = read_run(folder)
@@ -107,7 +118,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     checks = [_golden_committed(golden)]
     checks += [_guard("run's options", lambda: _options(options, run))]
     checks += [_guard("files unchanged", lambda: _files(folder, run))]
-    checks += [_guard("inputs unchanged", lambda: _inputs(run, dataset))]
+    checks += [_guard("inputs unchanged", lambda: _inputs(run, options, inputs))]
     checks += [_guard("limits hold for dataset", lambda: _dataset(golden, dataset, options))]
     try:
         predictions = read_predictions(folder / PREDICTIONS)
@@ -117,7 +128,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
         logits = read_logits(folder / LOGITS)
     except UserError as error:
         return Verdict(*identity, [*checks, _failed("run's files", error)])
-    windows = cut_windows(dataset.questions, load_tokenizer(vocab), options.profile.windows)
+    windows = cut_windows(dataset.questions, tokenizer, options.profile.windows)
     checks += [_guard("all questions answered", lambda: _questions(dataset, predictions))]
     checks += [
         _guard("answers follow from logits", lambda: _follow(dataset, windows, logits, predictions))
@@ -128,7 +139,7 @@ def verify(options: Options, dataset: Dataset, vocab: Path) -> Verdict:
     plausible = partial(_timings, timings, run, len(dataset.questions), windows, options)
     checks += [_guard("timings plausible", plausible)]
     checks += [_guard("QPS", lambda: _qps(golden, run, options, timings))]
-    checks += _crosscheck(golden, run, options, dataset, windows, logits)
+    checks += _crosscheck(golden, run, options, inputs, windows, logits)
     return Verdict(*identity, checks)
 
 
@@ -167,7 +178,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _golden_committed(golden: Golden) -> Check:
     try:
-        reason = golden.uncommitted()
+        # What its schema lets through matters as much.
+        reason = golden.uncommitted() or uncommitted(SCHEMA)
         status, actual = (PASS, "yes") if reason is None else (FAIL, "no")
     except GitError as error:
         reason, status, actual = f"git cannot tell: {error}", UNCLEAR, "unknown"
@@ -194,19 +206,54 @@ def _files(folder: Path, run: dict[str, Any]) -> Check:
     return _holds("files unchanged", [problem for problem in found if problem])
 
 
-def _inputs(run: dict[str, Any], dataset: Dataset) -> Check:
+def _inputs(run: dict[str, Any], options: Options, inputs: Inputs) -> Check:
     made = [run["onnx"], run["reference"], run["engine"], *run["assets"].values()]
     found = [MadeFile.from_json(entry).problem() for entry in made]
-    manifest = load_manifest(MANIFEST)
-    for entry in run["assets"].values():
-        published = manifest[entry["name"]].sha256
-        if published is not None and entry["sha256"] != published:
-            found.append(f"{entry['name']} is not what the manifest names")
+    lock = asset_lock_path(os.environ)
+    found += _unvouched(run["assets"], lock)
+    records = records_of(options)
+    vouched = [read_record(p, "assets")["lock"] for p in (records.model, records.dataset) if p]
+    if set(vouched) != {shown(lock)}:
+        found.append(f"another lock file than {shown(lock)} has vouched for the assets")
     if run["engine_made_from"]["onnx"] != run["onnx"]["sha256"]:
         found.append("the engine was built from another graph")
-    if run["dataset"]["sha256"] != dataset.sha256:
+    if ROOT / run["engine"]["path"] != engine_path(options, run["engine_made_from"]):
+        found.append("the engine is not named by what it was built from")
+    if run["dataset"]["sha256"] != inputs.dataset.sha256:
         found.append("the run was made over another dataset")
+    if fingerprint(run["assets"]) != fingerprint(inputs.assets):
+        found.append("the records of the assets tell of others than run.json")
+    built = {
+        "file": run["engine"],
+        "onnx": run["onnx"],
+        "reference": run["reference"],
+        "made_from": run["engine_made_from"],
+    }
+    if fingerprint(built) != fingerprint(read_record(records.engine, "engine")):
+        found.append("the record of the engine tells of another than run.json")
     return _holds("inputs unchanged", [problem for problem in found if problem])
+
+
+def _unvouched(assets: Mapping[str, Mapping[str, str]], lock: Path) -> Iterator[str]:
+    """A line for each asset that is not what the manifest names or, for want of that, the pin."""
+    manifest, pins = load_manifest(MANIFEST), read_pins(lock)
+    for entry in assets.values():
+        name = entry["name"]
+        asset = manifest[name]
+        if asset.sha256 is not None:
+            if entry["sha256"] != asset.sha256:
+                yield f"{name} is not what the manifest names"
+        elif any(isinstance(source, RepositoryFile) for source in asset.sources):
+            # git keeps its content.
+            continue
+        elif name not in pins:
+            yield f"{name} has no published hash and no pin in {shown(lock)}"
+        else:
+            path = ROOT / entry["path"]
+            size = path.stat().st_size if path.is_file() else None
+            pinned = [pins[name]["sha256"], pins[name]["size"]]
+            if fingerprint(pinned) != fingerprint([entry["sha256"], size]):
+                yield f"{name} is not what {shown(lock)} pins"
 
 
 def _dataset(golden: Golden, dataset: Dataset, options: Options) -> Check:
@@ -223,7 +270,7 @@ def _dataset(golden: Golden, dataset: Dataset, options: Options) -> Check:
         None,
         FAIL if reason else PASS,
         shown(golden.path),
-        reason,
+        one_line(reason),
     )
 
 
@@ -279,6 +326,8 @@ def _metrics(metrics: dict[str, Any], scored: Score, timings: dict[str, Any]) ->
     # Runs made before a metric was thought of lack it: that is no forgery, but no run either.
     if missing := [name for name in again if name not in metrics]:
         raise UserError(f"{missing[0]} is missing; run `make infer REMEASURE=1`")
+    if unknown := sorted(metrics.keys() - again.keys() - {_UNSTABLE}):
+        raise UserError(f"{unknown[0]!r} is no metric; run `make infer REMEASURE=1`")
     problems = [
         f"{name} is {metrics[name]} but computed again {value}"
         for name, value in again.items()
@@ -288,7 +337,9 @@ def _metrics(metrics: dict[str, Any], scored: Score, timings: dict[str, Any]) ->
 
 
 def _stable(metrics: dict[str, Any]) -> Check:
-    count = metrics["unstable_answers"]
+    count = metrics[_UNSTABLE]
+    if type(count) is not int or count < 0:
+        raise UserError(f"{_UNSTABLE} is {count!r}, which is no count; run `make infer` again")
     return _holds("passes agree", [f"{count} answers changed between passes"] if count else [])
 
 
@@ -300,7 +351,7 @@ def _same(stored: Any, computed: Any) -> bool:
     if isinstance(computed, list):
         return len(stored) == len(computed) and all(map(_same, stored, computed))
     # Written and computed by the same formulas: only another numpy may round differently.
-    return type(stored) is not bool and math.isclose(stored, computed, rel_tol=1e-9)
+    return type(stored) is type(computed) and math.isclose(stored, computed, rel_tol=1e-9)
 
 
 def _timings(
@@ -352,7 +403,7 @@ def _qps(golden: Golden, run: dict[str, Any], options: Options, timings: dict[st
     device = run["device"]["name"]
     promise = golden.qps(device, options.backend.name, options.batch)
     if promise is None:
-        note = f"nothing is promised for {device}, batch {options.batch}"
+        note = one_line(f"nothing is promised for {device}, batch {options.batch}")
         return Check("QPS", None, speed["qps"], None, UNPROMISED, shown(golden.path), note)
     status, note = PASS, ""
     if doubt := _doubt(run, speed):
@@ -384,7 +435,7 @@ def _crosscheck(
     golden: Golden,
     run: dict[str, Any],
     options: Options,
-    dataset: Dataset,
+    inputs: Inputs,
     windows: Windows,
     logits: Logits,
 ) -> list[Check]:
@@ -395,8 +446,22 @@ def _crosscheck(
             raise UserError("crosscheck.json belongs to another run; run `make crosscheck`")
         if stored["graph"] != run["reference"]:
             raise UserError("the cross-check was made with another graph; run `make crosscheck`")
-        reference = read_logits(MadeFile.from_json(stored["reference"]).checked("crosscheck"))
-        again = compare(dataset, windows, logits, reference)
+        graph = MadeFile.from_json(run["reference"])
+        path = reference_path(options, inputs.dataset, inputs.file("vocab"), graph)
+        record = read_record(path.with_suffix(".json"), "crosscheck")
+        reference = MadeFile(path, record["sha256"])
+        if record != reference.as_json():
+            raise UserError(
+                f"{shown(path)} is not what its record says; delete it and run `make crosscheck`"
+            )
+        found = read_logits(reference.checked("crosscheck"))
+        again = compare(inputs.dataset, windows, logits, found)
+        made = document(again, graph, reference, stored["run_sha256"])
+        if wrong := [name for name in made | stored if _unlike(name, made, stored)]:
+            raise UserError(
+                f"{wrong[0]} in crosscheck.json is not what is computed again; delete it and run "
+                "`make crosscheck`"
+            )
     except _DAMAGE as error:
         return [_failed("cross-check", error)]
     checks = []
@@ -415,3 +480,10 @@ def _crosscheck(
             Check(f"cross-check {words}", None, actual, limit, status, shown(golden.path), note)
         )
     return checks
+
+
+def _unlike(name: str, made: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether only one of them has `name`, or both have different JSON values there."""
+    if (name in made) != (name in stored):
+        return True
+    return fingerprint(made[name]) != fingerprint(stored[name])

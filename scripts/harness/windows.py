@@ -63,7 +63,10 @@ class Windows:
 def load_tokenizer(vocabulary: Path, *, lower_case: bool = True) -> Tokenizer:
     """BERT's WordPiece tokenizer over `vocabulary` (one token a line), no special tokens added."""
     # Not splitlines(): tokens may be characters that Unicode counts as line ends.
-    lines = vocabulary.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = vocabulary.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{vocabulary} is no BERT vocabulary (not UTF-8); get it again") from None
     vocab = {token: index for index, token in enumerate(lines)}
     missing = [token for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if token not in vocab]
     if missing:
