@@ -148,7 +148,7 @@ def read_adapter(path: Path) -> Adapter:
     tensors = {name: to_float32(tensor, name, path) for name, tensor in stored.items()}
     try:
         return Adapter(
-            rank=int(metadata["rank"]),
+            rank=_rank(metadata["rank"]),
             alpha=float(metadata["alpha"]),
             base_sha256=metadata["base_sha256"],
             factors=_paired(tensors),
@@ -159,8 +159,15 @@ def read_adapter(path: Path) -> Adapter:
             },
         )
     except (KeyError, ValueError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
+        reason = str(f"no {error}" if isinstance(error, KeyError) else error)[:200]
         raise UserError(f"adapter {path} cannot be used ({reason}); train it again") from None
+
+
+def _rank(text: str) -> int:
+    # A number of any length could be read, and then not be printed.
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise ValueError(f"rank {text[:20]!r} is no number of six digits at most")
+    return int(text)
 
 
 def _paired(tensors: Weights) -> dict[str, tuple[Array, Array]]:

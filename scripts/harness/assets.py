@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +28,11 @@ from rich.text import Text
 
 from .archives import copy_bounded, copy_tar_member, copy_wheel_member, download_wheel
 from .errors import UserError
-from .fetch import LARGEST_ASSET_BYTES, Downloader, SourceError, discard, tell
+from .fetch import LARGEST_ASSET_BYTES, Downloader, Session, SourceError, discard, tell
 from .files import (
     TEMPORARY_PREFIX,
     atomic_path,
     fingerprint,
-    read_json,
     sha256_file,
     to_json,
     write_atomic,
@@ -48,6 +46,7 @@ from .manifest import (
     WheelMember,
 )
 from .paths import shown
+from .pins import read_pins
 
 HUGGING_FACE = "https://huggingface.co"
 
@@ -87,11 +86,11 @@ class AssetStore:
     """The assets of one manifest, in one cache that all profiles share.
 
     `root` is the repository, `lock_file` pins assets without a published hash, `offline`
-    forbids the network (a mirror that is a URL included), `mirror` is a folder or an http(s)
-    URL holding files named as in the manifest. HF_ENDPOINT of the environment replaces Hugging
-    Face's host; proxies come from the environment as requests reads them. `session`, `sleep`
-    (seconds) and `fetch_wheel` (requirement and an empty folder to a wheel's path) are there
-    for tests.
+    forbids the network (a mirror that is a URL included), `strict` refuses what the manifest
+    itself does not pin, `mirror` is a folder or an http(s) URL holding files named as in the
+    manifest. HF_ENDPOINT of the environment replaces Hugging Face's host; proxies come from the
+    environment as requests reads them. `session`, `sleep` (seconds) and `fetch_wheel`
+    (requirement and an empty folder to a wheel's path) are there for tests.
 
     Raises UserError for a mirror or an endpoint of another form.
     """
@@ -104,6 +103,7 @@ class AssetStore:
         cache: Path,
         lock_file: Path,
         offline: bool = False,
+        strict: bool = False,
         mirror: str | None = None,
         session: requests.Session | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -113,9 +113,10 @@ class AssetStore:
         self._root = root
         self._cache = cache
         self._offline = offline
+        self._strict = strict
         self._mirror = _mirror(mirror)
         self._hub = _endpoint(os.environ.get("HF_ENDPOINT") or HUGGING_FACE)
-        self._downloader = Downloader(session or requests.Session(), sleep)
+        self._downloader = Downloader(session or Session(), sleep)
         self._fetch_wheel = fetch_wheel
         self._pins = _Pins(
             lock_file, self._guard_path(f".pins-{fingerprint(str(lock_file.resolve()))}")
@@ -124,11 +125,11 @@ class AssetStore:
     def obtain(self, name: str) -> Obtained:
         """Asset `name`, or the first of its alternatives that can be had.
 
-        Raises UserError if it cannot be had, naming every source tried with its reason, and
-        PinMismatch if its content is not what the lock file pins. OSError (a full disk) goes
-        up as it is; a partial download stays for the next call.
+        Raises UserError if it cannot be had, naming every source tried with its reason, or must
+        not be, and PinMismatch if its content is not what the lock file pins. OSError (a full
+        disk) goes up as it is; a partial download stays for the next call.
         """
-        candidates = self._candidates(name)
+        candidates = self._allowed(name, self._candidates(name))
         failures: _Failures = {}
         for reach in _Reach:
             for asset in candidates:
@@ -137,12 +138,30 @@ class AssetStore:
         raise self._unavailable(name, candidates, failures)
 
     def _candidates(self, name: str) -> list[Asset]:
-        if name not in self._manifest:
-            raise UserError(f"no asset {name!r} in the manifest; check the profile's assets")
-        asset = self._manifest[name]
-        if asset.sources:
-            return [asset]
-        return [leaf for other in asset.alternatives for leaf in self._candidates(other)]
+        """The asset itself, or its alternatives and theirs, each of them once."""
+        found: dict[str, Asset] = {}
+        waiting, seen = [name], set()
+        while waiting:
+            name = waiting.pop()
+            if name not in self._manifest:
+                raise UserError(f"no asset {name!r} in the manifest; check the profile's assets")
+            asset = self._manifest[name]
+            if asset.sources:
+                found[name] = asset
+            elif name not in seen:
+                seen.add(name)
+                waiting += reversed(asset.alternatives)
+        return list(found.values())
+
+    def _allowed(self, name: str, candidates: list[Asset]) -> list[Asset]:
+        allowed = [asset for asset in candidates if asset.pinned or not self._strict]
+        if not allowed:
+            unpinned = " or ".join(asset.name for asset in candidates)
+            raise UserError(
+                f"STRICT_ASSETS=1 refuses asset {name}: the manifest has no size and sha256 for "
+                f"{unpinned}; add them to configs/assets.yaml, or leave STRICT_ASSETS out"
+            )
+        return allowed
 
     def _within(self, asset: Asset, reach: _Reach, failures: _Failures) -> Obtained | None:
         found = self._kept(asset, failures)
@@ -231,6 +250,8 @@ class AssetStore:
     def _from_tar(
         self, asset: Asset, source: TarMember, reach: _Reach, failures: _Failures
     ) -> Obtained | None:
+        if self._strict and not self._manifest[source.archive].pinned:
+            raise SourceError("not tried, STRICT_ASSETS=1 and the tar has no size and sha256")
         archive = self._within(self._manifest[source.archive], reach, failures)
         if archive is None:
             return None
@@ -248,7 +269,8 @@ class AssetStore:
                 wheel = self._fetch_wheel(source.requirement, Path(folder))
             found = self._store_member(asset, source, wheel)
             for other in self._manifest.values():
-                self._store_sibling(other, source.requirement, wheel)
+                if other.pinned or not self._strict:
+                    self._store_sibling(other, source.requirement, wheel)
         return found
 
     def _store_sibling(self, asset: Asset, requirement: str, wheel: Path) -> None:
@@ -350,10 +372,10 @@ class _Pins:
 
     def check(self, obtained: Obtained, place: str) -> None:
         """Compare with the pin, or make one of it; PinMismatch names both hashes."""
-        pins = self._read()
+        pins = read_pins(self._path)
         if obtained.name not in pins:
             with _exclusive(self._guard, f"that writes {shown(self._path)}"):
-                pins = self._read()
+                pins = read_pins(self._path)
                 if obtained.name not in pins:
                     pins = self._add(pins, obtained)
         pinned = pins[obtained.name]["sha256"]
@@ -379,22 +401,6 @@ class _Pins:
             f"in {shown(self._path)}: commit that file, and other content will be refused"
         )
         return longer
-
-    def _read(self) -> dict[str, Any]:
-        if not self._path.exists():
-            return {}
-        pins = read_json(self._path, "asset lock file")
-        if not isinstance(pins, dict) or not all(map(_is_pin, pins.values())):
-            raise UserError(
-                f"asset lock file {shown(self._path)} does not map names to entries with a "
-                "sha256; restore it with git"
-            )
-        return pins
-
-
-def _is_pin(entry: Any) -> bool:
-    digest = entry.get("sha256") if isinstance(entry, dict) else None
-    return isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None
 
 
 def _copy_file(source: Path, target: Path, *, limit: int) -> None:

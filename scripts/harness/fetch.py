@@ -6,12 +6,15 @@ is the right one is for the caller to judge.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import email.utils
 import re
 import socket
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +24,7 @@ from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -42,9 +46,17 @@ _BLOCK_BYTES = 1 << 16
 _MOST_TRIES = 5
 _MOST_REDIRECTS = 5
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+# A time-out of a socket is for one read of it: a server that sends a byte a minute passes. So
+# the head of an answer has a time in all, and the body a least speed (bytes a second) over
+# each stretch.
+_HEAD_SECONDS = 120.0
+_LEAST_SPEED, _STRETCH_SECONDS = 1024, 60.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # Too early, too many or too slow: the server itself says that another try may do.
 _PASSING_STATUS = (408, 425, 429)
+# What a server says is quoted up to here.
+_LONGEST_QUOTE = 200
+_COUNT = "([0-9]{1,18})"
 
 
 class SourceError(Exception):
@@ -71,6 +83,17 @@ class _Partial:
     offset: int
     size: int | None
     validator: str
+
+
+class Session(requests.Session):
+    """requests follows no redirect of its own accord here, and looks at none.
+
+    To look at one, it reads and unpacks its whole body, however much that is.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where requests shall go next: nowhere."""
+        return None
 
 
 class Downloader:
@@ -134,6 +157,22 @@ class Downloader:
     def _open(self, url: str, headers: Mapping[str, str]) -> requests.Response:
         """The response behind at most five redirects, its body not yet read."""
         for _ in range(_MOST_REDIRECTS + 1):
+            response = self._answer(url, headers)
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = _redirected(url, response.headers["location"])
+        raise SourceError(f"more than {_MOST_REDIRECTS} redirects")
+
+    def _answer(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+        """The response to one request, its body not yet read.
+
+        It is awaited in a thread, because nothing else bounds the time in which a head comes byte
+        by byte; the thread of a head that is too late is left behind.
+        """
+        answer: concurrent.futures.Future[requests.Response] = concurrent.futures.Future()
+
+        def ask() -> None:
             try:
                 response = self._session.get(
                     url,
@@ -142,22 +181,20 @@ class Downloader:
                     allow_redirects=False,
                     timeout=(_CONNECT_SECONDS, _READ_SECONDS),
                 )
-            except requests.RequestException as error:
-                raise _fault(error) from None
-            except ValueError as error:
-                # requests looks at a redirect's URL even if it shall not follow it.
-                raise SourceError(one_line(f"redirects to no URL, {error}")) from None
-            if not response.is_redirect:
-                return response
-            response.close()
-            target = urljoin(url, response.headers["location"])
-            scheme = urlsplit(target).scheme
-            if scheme not in ("http", "https"):
-                raise SourceError(f"redirects to a {scheme or 'nameless'} URL, which is refused")
-            if scheme == "http" and urlsplit(url).scheme == "https":
-                raise SourceError("redirects from https to plain http, which is refused")
-            url = target
-        raise SourceError(f"more than {_MOST_REDIRECTS} redirects")
+            except BaseException as error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(response)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            return answer.result(_HEAD_SECONDS)
+        except concurrent.futures.TimeoutError:
+            raise _Passing(f"no whole answer within {_HEAD_SECONDS:.0f} s") from None
+        except requests.RequestException as error:
+            raise _fault(error) from None
+        except ValueError as error:
+            raise SourceError(_quoted(f"its URL is refused, {error}")) from None
 
 
 def discard(part: Path) -> None:
@@ -171,6 +208,26 @@ def tell(text: str) -> None:
     print(one_line(text), file=sys.stderr, flush=True)
 
 
+def _quoted(text: object) -> str:
+    """What a server says, on one line of bounded length."""
+    return one_line(text)[:_LONGEST_QUOTE]
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect from `url` leads; raises SourceError for a place that is refused."""
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+    except ValueError as error:
+        raise SourceError(_quoted(f"redirects to no URL, {error}")) from None
+    if scheme not in ("http", "https"):
+        kind = _quoted(scheme) or "nameless"
+        raise SourceError(f"redirects to a {kind} URL, which is refused")
+    if scheme == "http" and urlsplit(url).scheme == "https":
+        raise SourceError("redirects from https to plain http, which is refused")
+    return target
+
+
 def _extent(response: requests.Response, left: _Partial | None) -> tuple[int, int | None]:
     """Where the body starts, and the whole's size if announced, both in bytes.
 
@@ -182,16 +239,18 @@ def _extent(response: requests.Response, left: _Partial | None) -> tuple[int, in
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise SourceError("sends a compressed body though a plain one was asked for")
     if status == 200:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
+        length = re.fullmatch(_COUNT, response.headers.get("Content-Length", ""))
+        return 0, None if length is None else int(length[1])
     if left is not None and status in (206, 416):
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if status == 206 and span is not None and int(span[1]) == left.offset:
-            total = int(span[2])
-            if left.size in (None, total):
+        span = re.fullmatch(
+            f"bytes {_COUNT}-{_COUNT}/{_COUNT}", response.headers.get("Content-Range", "")
+        )
+        if status == 206 and span is not None:
+            first, last, total = map(int, span.groups())
+            if first == left.offset <= last < total and left.size in (None, total):
                 return left.offset, total
         raise _Unfit("the partial download does not fit the server's file", pause=0.0)
-    raise SourceError(one_line(f"HTTP {status} {response.reason or ''}").strip())
+    raise SourceError(_quoted(f"HTTP {status} {response.reason or ''}").strip())
 
 
 def _receive(
@@ -204,25 +263,32 @@ def _receive(
     """Write the body, which ends at byte `expected` of the whole if that is known."""
     received = offset
     bound = LARGEST_ASSET_BYTES if expected is None else expected
+    began, before = time.monotonic(), received
     try:
-        for block in response.iter_content(_BLOCK_BYTES):
+        # Not iter_content: it waits until a whole block is there, however slowly that fills.
+        while block := response.raw.read1(_BLOCK_BYTES, decode_content=False):
             received += len(block)
             if received > bound:
                 raise _Unfit(f"sends more than the {bound} bytes expected", tries=1)
             stream.write(block)
             advance(len(block))
-    except requests.RequestException as error:
+            passed = time.monotonic() - began
+            if passed >= _STRETCH_SECONDS:
+                if received - before < _LEAST_SPEED * passed:
+                    raise _Passing(f"sends less than {_LEAST_SPEED} bytes a second")
+                began, before = time.monotonic(), received
+    except urllib3.exceptions.HTTPError as error:
         raise _fault(error) from None
     if expected is not None and received < expected:
         raise _Passing(f"the body ended after {received} of {expected} bytes")
 
 
-def _fault(error: requests.RequestException) -> SourceError:
+def _fault(error: requests.RequestException | urllib3.exceptions.HTTPError) -> SourceError:
     """What went wrong, told by the innermost cause, and whether another try makes sense."""
     root: BaseException = error
     while (inner := root.__cause__ or root.__context__) is not None:
         root = inner
-    reason = one_line(getattr(root, "strerror", None) or root) or type(root).__name__
+    reason = _quoted(getattr(root, "strerror", None) or root) or type(root).__name__
     if isinstance(root, socket.gaierror):
         return _Passing(f"the host name cannot be resolved, {reason}", tries=2)
     if isinstance(root, ssl.SSLCertVerificationError):
@@ -241,11 +307,12 @@ def _retry_after(response: requests.Response) -> float | None:
         return float(value)
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    # OverflowError: a year or a time zone of twenty digits.
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
 def _record(part: Path) -> Path:
@@ -256,9 +323,12 @@ def _remember(part: Path, url: str, response: requests.Response, total: int | No
     """Note beside `part` which body it begins, so that only the same one continues it."""
     # A weak ETag does not promise equal bytes (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
-    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    # It will be sent back: one that cannot be would bar the way to an honest answer.
+    if len(validator) > _LONGEST_QUOTE or not (validator.isascii() and validator.isprintable()):
+        validator = ""
     # The URL may hold a password; its fingerprint tells as much as is needed.
-    note = {"url": fingerprint(url), "validator": validator, "size": total}
+    note = {"url": fingerprint(url), "validator": validator or None, "size": total}
     write_atomic(_record(part), to_json(note))
 
 

@@ -7,7 +7,7 @@ exporter's file is refused.
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from .errors import UserError
+from .files import parse_json
 from .graph import FP8_SCALES, OTHER_SCALES
 from .scales import Scales
-from .weights import Architecture, Weights, check_weights
+from .weights import Architecture, Weights, check_size, check_weights
 
 _WEIGHT_SCALE = ".weight.scale"
 _SCALE = ".scale"
@@ -47,20 +48,31 @@ def read_graph(path: Path) -> Model:
     Raises UserError unless it is a graph of `graph.build_graph`'s with one scale a channel.
     """
     try:
+        check_size(path)
         model = onnx.load(path, load_external_data=False)
         graph, other = model.graph, {p.key: p.value for p in model.metadata_props}
-        tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        tensors = {tensor.name: _array(tensor) for tensor in graph.initializer}
         architecture = _architecture(graph, tensors)
         scales = _scales(tensors, other)
         weights = _weights(tensors, scales)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `make onnx`") from None
-    except (DecodeError, OSError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError, DecodeError, OSError, LookupError, TypeError, ValueError
+    ) as error:  # fmt: skip
         raise UserError(
-            f"{path} is no graph that `make onnx` writes ({error}); delete it and run `make onnx`"
+            f"{path} is no graph that `make onnx` writes ({str(error)[:200]}); delete it and run "
+            "`make onnx`"
         ) from None
     check_weights(weights, architecture, qa_head=True)
     return Model(weights, architecture, scales if scales.weights or scales.fp8_weights else None)
+
+
+def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        # The hash of the graph would not cover that file, which may be any.
+        raise ValueError("its weights are in another file")
+    return numpy_helper.to_array(tensor)
 
 
 def _architecture(graph: onnx.GraphProto, tensors: dict[str, npt.NDArray[Any]]) -> Architecture:
@@ -72,6 +84,8 @@ def _architecture(graph: onnx.GraphProto, tensors: dict[str, npt.NDArray[Any]]) 
         if attribute.name == "epsilon"
     }
     (epsilon,) = epsilons
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"a layer norm adds {epsilon} to the variance")
     _, _, heads, _ = tensors["split_heads"].tolist()
     vocab, hidden = tensors["embeddings.word"].shape
     return Architecture(
@@ -89,17 +103,29 @@ def _architecture(graph: onnx.GraphProto, tensors: dict[str, npt.NDArray[Any]]) 
 def _scales(tensors: dict[str, npt.NDArray[Any]], properties: dict[str, str]) -> Scales:
     found = Scales({}, {})
     groups = {"activations": found.activations, "outputs": found.outputs}
-    for group, scales in json.loads(properties.get(OTHER_SCALES, "{}")).items():
-        groups[group].update({name: np.float32(scale) for name, scale in scales.items()})
-    fp8 = json.loads(properties.get(FP8_SCALES, '{"activations": {}, "weights": {}}'))
-    found.fp8_activations.update({n: np.float32(s) for n, s in fp8["activations"].items()})
-    found.fp8_weights.update({n: np.array([s], np.float32) for n, s in fp8["weights"].items()})
+    other = parse_json(properties.get(OTHER_SCALES, "{}"), OTHER_SCALES)
+    for group, scales in dict(other).items():
+        groups[group].update(_numbers(scales))
+    if FP8_SCALES in properties:
+        fp8 = parse_json(properties[FP8_SCALES], FP8_SCALES)
+        found.fp8_activations.update(_numbers(fp8["activations"]))
+        weights = _numbers(fp8["weights"])
+        found.fp8_weights.update({n: np.array([s], np.float32) for n, s in weights.items()})
     for name, tensor in tensors.items():
         if name.endswith(_WEIGHT_SCALE):
             found.weights[name.removesuffix(_WEIGHT_SCALE)] = tensor.astype(np.float32)
         elif name.endswith(_SCALE):
-            found.activations[name.removesuffix(_SCALE)] = np.float32(tensor)
+            found.activations[name.removesuffix(_SCALE)] = np.float32(tensor.item())
     return found
+
+
+def _numbers(scales: Any) -> dict[str, np.float32]:
+    """The scales of a metadata property, by name; raises ValueError for what is none."""
+    if not isinstance(scales, dict) or not all(
+        isinstance(scale, float | int) for scale in scales.values()
+    ):
+        raise ValueError("its scales are no numbers by name")
+    return {name: np.float32(float(scale)) for name, scale in scales.items()}
 
 
 def _weights(tensors: dict[str, npt.NDArray[Any]], scales: Scales) -> Weights:

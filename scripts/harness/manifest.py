@@ -6,6 +6,7 @@ tried in order, or alternatives: other assets that serve the same purpose with o
 
 from __future__ import annotations
 
+import graphlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import UserError
+from .fetch import LARGEST_ASSET_BYTES
 from .yaml_file import read_yaml
 
 # No component starts with a dot: no "..", and no clash with the cache's own hidden files.
@@ -26,6 +28,8 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*
 _REVISION = re.compile(r"[0-9a-f]{7,40}")
 # What a download in progress is called beside its target.
 _RESERVED_SUFFIXES = (".part", ".part.json")
+# As long as any file system takes a file's name to be.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class Asset:
     sources: tuple[Source, ...] = ()
     alternatives: tuple[str, ...] = ()
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the manifest itself says which bytes these are: both size and hash."""
+        return self.size is not None and self.sha256 is not None
+
 
 def load_manifest(path: Path) -> dict[str, Asset]:
     """The assets in manifest `path`, by name, in its order.
@@ -98,7 +107,7 @@ def load_manifest(path: Path) -> dict[str, Asset]:
     try:
         return _assets(document)
     except ValueError as error:
-        raise UserError(f"asset manifest {path}: {error}; mend it") from None
+        raise UserError(f"asset manifest {path}: {str(error)[:500]}; mend it") from None
 
 
 def _assets(document: Any) -> dict[str, Asset]:
@@ -110,7 +119,7 @@ def _assets(document: Any) -> dict[str, Asset]:
         with _telling(name):
             _check_folders(name, assets)
             _check_references(asset, assets)
-            _check_acyclic(name, assets, ())
+    _check_acyclic(assets)
     return assets
 
 
@@ -125,6 +134,8 @@ def _telling(name: object) -> Iterator[None]:
 
 def _asset(name: Any, entry: Any) -> Asset:
     _path(name, "its name")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"a name has at most {_LONGEST_NAME} characters")
     if not _NAME.fullmatch(name) or name.endswith(_RESERVED_SUFFIXES):
         raise ValueError(
             "a name has letters, digits, '.', '_', '-' and '/', no component starts with '.', "
@@ -197,23 +208,27 @@ def _check_folders(name: str, assets: Mapping[str, Asset]) -> None:
 
 
 def _check_references(asset: Asset, assets: Mapping[str, Asset]) -> None:
-    archives = [source.archive for source in asset.sources if isinstance(source, TarMember)]
-    for name in (*archives, *asset.alternatives):
+    for name in _needs(asset):
         if name not in assets:
             raise ValueError(f"{name!r} is no asset")
-    for name in archives:
-        if not assets[name].sources:
-            raise ValueError(f"tar {name!r} has alternatives; name one of them")
+    for source in asset.sources:
+        if isinstance(source, TarMember) and not assets[source.archive].sources:
+            raise ValueError(f"tar {source.archive!r} has alternatives; name one of them")
 
 
-def _check_acyclic(name: str, assets: Mapping[str, Asset], above: tuple[str, ...]) -> None:
-    if name in above:
-        raise ValueError(f"depends on itself ({' -> '.join((*above, name))})")
-    asset = assets[name]
-    archives = (source.archive for source in asset.sources if isinstance(source, TarMember))
-    for needed in (*archives, *asset.alternatives):
-        if needed in assets:
-            _check_acyclic(needed, assets, (*above, name))
+def _check_acyclic(assets: Mapping[str, Asset]) -> None:
+    try:
+        graphlib.TopologicalSorter({n: _needs(asset) for n, asset in assets.items()}).prepare()
+    except graphlib.CycleError as error:
+        # Each one is needed by the next.
+        cycle = error.args[1][::-1]
+        raise ValueError(f"asset {cycle[0]!r}: depends on itself ({' -> '.join(cycle)})") from None
+
+
+def _needs(asset: Asset) -> list[str]:
+    """The assets that `asset` may be made from."""
+    archives = [source.archive for source in asset.sources if isinstance(source, TarMember)]
+    return [*archives, *asset.alternatives]
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
@@ -260,6 +275,6 @@ def _path(value: Any, what: str) -> str:
 
 def _size(value: Any) -> int | None:
     # bool is an int to Python, not to a reader of the manifest.
-    if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(f"size {value!r} is not a positive number of bytes")
+    if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_ASSET_BYTES):
+        raise ValueError(f"size {value!r} is not a number of bytes from 1 to 4 GiB")
     return value

@@ -25,7 +25,8 @@ def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[
 
 
 _TEXT = {"type": "string", "minLength": 1}
-_COUNT = {"type": "integer", "minimum": 1}
+# Whatever is counted: beyond it lie mistakes, and sizes that no array can have.
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 _ROLES = ("weights", "adapter", "vocab", "dataset", "calibration", "qat")
 _MODEL_COUNTS = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
 _SCHEMA = _object(
@@ -33,9 +34,9 @@ _SCHEMA = _object(
         "description": _TEXT,
         "model": _object(
             {
-                "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"},
+                "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*\\Z"},
                 **dict.fromkeys(_MODEL_COUNTS, _COUNT),
-                "layer_norm_eps": {"type": "number", "exclusiveMinimum": 0},
+                "layer_norm_eps": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
             }
         ),
         "assets": _object(dict.fromkeys(_ROLES, _TEXT), ("adapter", "calibration", "qat")),
@@ -50,7 +51,7 @@ _SCHEMA = _object(
         "batch": _COUNT,
         "warmup": _COUNT,
         # Fewer than five repeats give no median and spread worth writing down.
-        "repeats": {"type": "integer", "minimum": 5},
+        "repeats": {**_COUNT, "minimum": 5},
         "calibration": _object(
             {
                 "questions": _COUNT,

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import parse_json, sha256_bytes
+from .files import parse_json, require_regular, sha256_bytes
 
-# SQuAD dev is 5 MB and train 30 MB; a compressed file may not unfold into more than this.
-LARGEST_DATASET_BYTES = 512 << 20
+# SQuAD train has 30 MB and 300,000 lists and objects, the smallest of which are 24 times as long in
+# memory as in JSON. All else is 12 times as long at most.
+LARGEST_DATASET_BYTES = 40 << 20
+MOST_BRACKETS = 2_000_000
+_LARGEST = f"{LARGEST_DATASET_BYTES >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,23 @@ def read_dataset(path: Path, limit: int | None = None) -> Dataset:
     twice (the predictions file is keyed by them).
     """
     try:
-        stored = path.read_bytes()
+        require_regular(path)
+        with path.open("rb") as stream:
+            stored = stream.read(LARGEST_DATASET_BYTES + 1)
     except FileNotFoundError:
         raise UserError(
             f"dataset {path} does not exist; check DATASET or run `make assets`"
         ) from None
     except OSError as error:
         raise UserError(f"dataset {path} cannot be read ({error.strerror}); check it") from None
+    if len(stored) > LARGEST_DATASET_BYTES:
+        raise UserError(f"dataset {path} is larger than {_LARGEST}; give a smaller one")
     document = parse_json(_text(stored, path), f"dataset {path}")
     try:
         questions = _questions(document)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error} where one belongs" if isinstance(error, KeyError) else error
+        reason = str(reason)[:200]
         raise UserError(f"dataset {path} is not SQuAD v1.1 ({reason}); check the file") from None
     if not questions:
         raise UserError(f"dataset {path} holds no questions; check the file")
@@ -66,7 +74,9 @@ def _text(stored: bytes, path: Path) -> str:
             unpacker = zlib.decompressobj(wbits=31)
             stored = unpacker.decompress(stored, LARGEST_DATASET_BYTES)
             if not unpacker.eof:
-                raise ValueError("truncated, or larger than 512 MiB unpacked")
+                raise ValueError(f"truncated, or larger than {_LARGEST} unpacked")
+        if stored.count(b"[") + stored.count(b"{") > MOST_BRACKETS:
+            raise ValueError(f"more than {MOST_BRACKETS} lists and objects")
         return stored.decode("utf-8")
     except (gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise UserError(f"dataset {path} cannot be decoded ({error}); get it again") from None
@@ -97,7 +107,9 @@ def _questions(document: Any) -> list[Question]:
 def _string(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{what} is not a text")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         # JSON can spell half a character; no file can hold it as UTF-8.
-        raise ValueError(f"{what} holds half of a surrogate pair")
+        raise ValueError(f"{what} holds half of a surrogate pair") from None
     return value

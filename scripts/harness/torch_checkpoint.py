@@ -30,8 +30,8 @@ from .errors import UserError
 
 Array = npt.NDArray[Any]
 
-# A tensor costs about 250 bytes of pickle: room for some 16,000 of them.
-LARGEST_PICKLE_BYTES = 4 << 20
+# A tensor costs about 250 bytes of pickle: room for some 4,000 of them.
+LARGEST_PICKLE_BYTES = 1 << 20
 # Tensors may share a storage (tied embeddings), so together they may exceed the file; by more
 # than this factor only a forged file does.
 LARGEST_SHARING = 2
@@ -122,7 +122,7 @@ class _Archive:
         self._archive = archive
         self._names = {member.filename for member in members}
         self._root = self._find_root()
-        self._storages: dict[str, bytes] = {}
+        self._storages: dict[str, tuple[str, Array]] = {}
         self._swap = self._byte_order() != sys.byteorder
         self._tensor_bytes_left = LARGEST_SHARING * size
 
@@ -138,11 +138,19 @@ class _Archive:
         if member not in self._names:
             raise ValueError(f"storage {_short(key)} is missing")
         if member not in self._storages:
-            self._storages[member] = self._archive.read(member)
-        stored = self._storages[member]
-        dtype = np.dtype(_STORAGE_DTYPES[kind])
-        if len(stored) != elements * dtype.itemsize:
-            raise ValueError(f"storage {_short(key)} is not as long as the pickle says")
+            self._storages[member] = kind, self._elements(member, np.dtype(_STORAGE_DTYPES[kind]))
+        # One type each, as torch saves them: so a storage is in memory once.
+        first, stored = self._storages[member]
+        if first != kind or stored.size != elements:
+            raise ValueError(
+                f"storage {_short(key)} is not of the type and length that its pickle says"
+            )
+        return stored
+
+    def _elements(self, member: str, dtype: np.dtype[Any]) -> Array:
+        stored = self._archive.read(member)
+        if len(stored) % dtype.itemsize:
+            raise ValueError(f"storage {_short(member)} holds no whole number of {dtype.name}")
         words = np.frombuffer(stored, dtype=f"u{dtype.itemsize}")
         if self._swap:
             words = words.byteswap()

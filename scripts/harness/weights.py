@@ -42,7 +42,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .torch_checkpoint import read_torch_checkpoint
 
 Array = npt.NDArray[np.float32]
@@ -166,19 +166,33 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
+def check_size(path: Path) -> None:
+    """Raise OSError for a file larger than any BERT's weights, before it is read or mapped.
+
+    The bound is protobuf's; BERT-large has 1.3 GB.
+    """
+    if path.stat().st_size >= 1 << 31:
+        raise OSError("2 GiB or larger")
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """All tensors of a safetensors file under their own names and dtypes, and its metadata.
 
     Raises UserError for a missing or malformed file.
     """
     try:
+        check_size(path)
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the name") from None
     except (SafetensorError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from None
+        # The library quotes what it finds, however long that is.
+        reason = one_line(error)[:200]
+        raise UserError(
+            f"{path} is not a whole safetensors file ({reason}); get it again"
+        ) from None
 
 
 def to_float32(tensor: npt.NDArray[Any], name: str, path: Path) -> Array:
@@ -270,10 +284,15 @@ def _from_onnx(path: Path) -> Weights:
     if not sources:
         raise UserError(f"{path} has no initializer with a BERT weight's name; check the file")
 
+    # Many names may stand for one tensor: it is widened once, and shared.
+    arrays: dict[tuple[str, bool], Array] = {}
     weights: Weights = {}
     for name, source in sources.items():
-        weight = to_float32(_onnx_array(tensors[source], path), source, path)
-        weights[name] = np.ascontiguousarray(weight.T) if source in in_out else weight
+        tensor, turned = tensors[source], source in in_out
+        if (tensor.name, turned) not in arrays:
+            array = to_float32(_onnx_array(tensor, path), source, path)
+            arrays[tensor.name, turned] = np.ascontiguousarray(array.T) if turned else array
+        weights[name] = arrays[tensor.name, turned]
     return weights
 
 
@@ -288,14 +307,14 @@ class _Product(NamedTuple):
 def _products(nodes: Iterable[onnx.NodeProto]) -> list[_Product]:
     added: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
-        if node.op_type == "Add":
+        if node.op_type == "Add" and len(node.input) == 2:
             for value in node.input:
                 added[value].extend(node.input)
     return [
         _Product(
             weight=node.input[1],
             in_out=not any(a.name == "transB" and a.i for a in node.attribute),
-            addends=[*node.input[2:], *(addend for out in node.output for addend in added[out])],
+            addends=[*node.input[2:3], *(a for out in node.output[:1] for a in added[out])],
         )
         for node in nodes
         if node.op_type in ("MatMul", "Gemm") and len(node.input) > 1
@@ -312,17 +331,22 @@ def _claim(sources: dict[str, str], name: str, source: str, path: Path) -> None:
 
 def _load_onnx(path: Path) -> onnx.ModelProto:
     try:
+        check_size(path)
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the name") from None
     except (DecodeError, OSError) as error:
         raise UserError(f"{path} is not a whole ONNX file ({error}); get it again") from None
     names = [tensor.name for tensor in model.graph.initializer]
+    outputs: list[str] = []
     for node in model.graph.node:
         names += [*node.input, *node.output]
+        outputs += filter(None, node.output)
     # protobuf gives bytes for what is not UTF-8.
     if not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} has names that are not text; get it again")
+    if len(set(outputs)) < len(outputs):
+        raise UserError(f"{path} has a value that two nodes make; get it again")
     return model
 
 
@@ -332,7 +356,7 @@ def _onnx_array(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
         raise UserError(f"{path} keeps its weights in another file; save it as one file")
     try:
         return onnx.numpy_helper.to_array(tensor)
-    except (TypeError, ValueError, KeyError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"{tensor.name[:100]!r} in {path} is damaged ({error}); get the file again"
+            f"{tensor.name[:100]!r} in {path} is damaged ({str(error)[:200]}); get the file again"
         ) from None
