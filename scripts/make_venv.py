@@ -1,5 +1,6 @@
 """Make or refresh a virtual environment: make_venv.py VENV STAMP REQUIREMENTS...
 
+Requirements that end in .lock are installed as they are locked, by hash; the others after them.
 Standard library only: it runs before anything is installed.
 """
 
@@ -22,6 +23,23 @@ def has_pip(python: Path) -> bool:
     return python.exists() and not subprocess.run(pip, capture_output=True).returncode
 
 
+def pip_calls(requirements: list[str]) -> list[list[str]]:
+    """The arguments of each `pip install`: one takes hashes for all its packages or for none."""
+
+    def files(names: list[str]) -> list[str]:
+        return [word for name in names for word in ("--requirement", name)]
+
+    locked = [name for name in requirements if name.endswith(".lock")]
+    others = [name for name in requirements if not name.endswith(".lock")]
+    calls = []
+    if locked:
+        # Wheels alone: no package runs code of its own while it is installed.
+        calls.append(["--require-hashes", "--only-binary=:all:", *files(locked)])
+    if others:
+        calls.append(files(others))
+    return calls
+
+
 def main(venv: Path, stamp: Path, requirements: list[str]) -> int:
     with venv.with_name(f"{venv.name}.lock").open("w") as lock:
         # A second make waits here instead of installing into the same folder.
@@ -40,15 +58,16 @@ def main(venv: Path, stamp: Path, requirements: list[str]) -> int:
                 return 2
         print(f"installing {', '.join(requirements)} (once, about a minute)", file=sys.stderr)
         quiet = [] if sys.stderr.isatty() else ["--quiet"]
-        files = [word for name in requirements for word in ("--requirement", name)]
-        pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *quiet, *files]
-        if subprocess.run(pip).returncode:
-            print(
-                "error: the packages could not be installed; check the network or pip's "
-                "configuration (pip config list), then run the same command again",
-                file=sys.stderr,
-            )
-            return 2
+        pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *quiet]
+        for arguments in pip_calls(requirements):
+            if subprocess.run([*pip, *arguments]).returncode:
+                print(
+                    "error: the packages could not be installed; check the network or pip's "
+                    "configuration (pip config list), then run the same command again; if pip "
+                    "speaks of hashes, the index has other files than the lock (docs/assets.md)",
+                    file=sys.stderr,
+                )
+                return 2
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
     return 0

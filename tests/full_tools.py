@@ -1,4 +1,4 @@
-"""What the full tests take from elsewhere: commands of their venv, and packages of npm."""
+"""What the full tests take from elsewhere: commands of their venvs, and packages of npm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from harness.paths import BUILD
+from harness.paths import BUILD, ROOT
 
 
 def tool(name: str) -> str:
     """A command that a package of requirements-full.txt has brought."""
-    program = shutil.which(name, path=str(Path(sys.executable).parent))
+    return _command(name, Path(sys.executable).parent, "requirements-full.txt")
+
+
+def supply_tool(name: str) -> str:
+    """A command that a package of requirements-supply.txt has brought, in its own venv."""
+    return _command(name, ROOT / ".venv-supply" / "bin", "requirements-supply.txt")
+
+
+def _command(name: str, folder: Path, brought_by: str) -> str:
+    program = shutil.which(name, path=str(folder))
     if program is None:
-        pytest.skip(f"needs {name}; it is in requirements-full.txt")
+        pytest.skip(f"needs {name}; it is in {brought_by}")
     return program
 
 

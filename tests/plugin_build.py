@@ -17,11 +17,11 @@ NO_COMPILER = find_nvcc() is None
 @functools.cache
 def sdk() -> Path:
     """TensorRT's headers, and cuBLAS for toolkits without it; installed where they are wanted."""
-    folder, requirements = BUILD / "sdk", ROOT / "requirements-plugin.txt"
+    folder, requirements = BUILD / "sdk", ROOT / "requirements-plugin.lock"
     stamp, wanted = folder / ".ready", requirements.read_text()
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
         subprocess.run([*install, "--target", folder, "-r", requirements], check=True)
         stamp.write_text(wanted)
     return folder

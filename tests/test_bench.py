@@ -532,7 +532,7 @@ def test_bad_settings_are_refused(
 # ---- the peers themselves ------------------------------------------------------------------
 
 # What each system runs on, besides requirements.txt: torch and transformers come with
-# requirements-full.txt, all of them with requirements-bench.txt.
+# requirements-torch.txt and -full.txt, all of them with requirements-bench.txt.
 NEEDS = {
     "transformers": "transformers",
     "torch-compile": "transformers",

@@ -30,7 +30,9 @@ _VARIABLES = (
     "CALIBRATION", "PLUGIN_LIBRARY", "COMPUTE_CAPABILITY", "OFFLINE",
 )  # fmt: skip
 # Set by users and schedulers to steer numeric libraries: they change speed and rounding.
-NUMERIC_PREFIXES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_")
+NUMERIC_PREFIXES = (
+    "OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_", "UMD_", "KMP_", "ONEDNN_", "DNNL_",
+)  # fmt: skip
 
 
 def utc_now() -> str:
