@@ -1,8 +1,9 @@
 """Build the backend's engine from the ONNX graph."""
 
 from harness.engine import engine_path, made_from
-from harness.errors import OK, run_command
+from harness.errors import OK
 from harness.files import atomic_path, write_atomic
+from harness.lock import run_stage
 from harness.options import read_options
 from harness.paths import shown
 from harness.records import MadeFile, read_record, records_of, write_record
@@ -20,8 +21,9 @@ def main() -> int:
         source = onnx_file.checked("onnx")
         with atomic_path(path) as temporary:
             description = backend.build(source, temporary, options.engine)
-        if description is not None:
-            write_atomic(path.with_suffix(".json"), description)
+            # First: whoever finds the engine takes it for whole, after a kill in between too.
+            if description is not None:
+                write_atomic(path.with_suffix(".json"), description)
     record = {
         "file": MadeFile.of(path).as_json(),
         "onnx": onnx_file.as_json(),
@@ -33,4 +35,4 @@ def main() -> int:
     return OK
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

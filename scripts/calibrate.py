@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from harness import batches, calibrate, graph, model, qat, scales, squad, windows
-from harness.errors import OK, UserError, run_command
+from harness.errors import OK, UserError
 from harness.files import atomic_path, fingerprint
 from harness.inputs import Inputs
+from harness.lock import run_stage
 from harness.options import read_options
 from harness.paths import BUILD, shown
 from harness.profile import Calibration, Profile
@@ -66,4 +67,4 @@ def calibration_windows(inputs: Inputs, source: Path, calibration: Calibration) 
     return cut_windows(chosen, tokenizer, inputs.options.profile.windows)
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

@@ -1,7 +1,8 @@
 """Write the model's ONNX graph, and the FP32 one for the cross-check, from the weights."""
 
-from harness.errors import OK, run_command
+from harness.errors import OK
 from harness.inputs import Inputs
+from harness.lock import run_stage
 from harness.model import export_graph
 from harness.options import read_options
 from harness.paths import shown
@@ -25,4 +26,4 @@ def main() -> int:
     return OK
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from harness.assets import AssetStore
-from harness.errors import OK, run_command
+from harness.errors import OK
+from harness.lock import run_stage
 from harness.manifest import load_manifest
 from harness.options import asset_lock_path, read_flag, read_options
 from harness.paths import ASSET_CACHE, MANIFEST, ROOT, shown
@@ -27,6 +28,7 @@ def main() -> int:
         cache=ASSET_CACHE,
         lock_file=asset_lock_path(os.environ),
         offline=read_flag(os.environ, "OFFLINE"),
+        strict=read_flag(os.environ, "STRICT_ASSETS"),
         mirror=os.environ.get("ASSET_MIRROR") or None,
     )
     records = records_of(options)
@@ -59,4 +61,4 @@ def fetch(
     print(f"assets: {', '.join(files)} at hand and checked")
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

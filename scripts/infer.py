@@ -6,10 +6,10 @@ from dataclasses import asdict
 from rich.console import Console
 
 from harness.engine import checked_engine
-from harness.errors import OK, run_command
-from harness.files import to_json, write_atomic
+from harness.errors import OK
+from harness.files import require_writable, to_json, write_atomic
 from harness.inputs import Inputs
-from harness.lock import device_lock
+from harness.lock import device_lock, run_stage
 from harness.measure import (
     NOISE_SPREAD,
     Pass,
@@ -36,6 +36,8 @@ def main() -> int:
     tokenizer = load_tokenizer(inputs.file("vocab").checked("assets"))
     profile, backend = options.profile, options.backend
     engine_file = checked_engine(options, engine)
+    folder = options.run_folder
+    require_writable(folder)
 
     with device_lock(backend.lock_name(options.device)):
         started, began = utc_now(), time.perf_counter()
@@ -86,7 +88,6 @@ def main() -> int:
         ),
         **summarize(timings),
     }
-    folder = options.run_folder
     # Without run.json the folder is no run: nothing can mistake a half-replaced one for it.
     (folder / RUN).unlink(missing_ok=True)
     write_atomic(folder / PREDICTIONS, to_json(first.predictions))
@@ -128,4 +129,4 @@ def main() -> int:
     return OK
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

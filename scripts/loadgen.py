@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from harness.engine import checked_engine
-from harness.errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError, run_command
+from harness.errors import CHECK_FAILED, INCONCLUSIVE, OK, UserError
 from harness.files import to_json, write_atomic
 from harness.inputs import Inputs
 from harness.loadgen import (
@@ -22,7 +22,7 @@ from harness.loadgen import (
     run_performance,
     score_results,
 )
-from harness.lock import device_lock
+from harness.lock import device_lock, run_stage
 from harness.measure import steady, warm
 from harness.options import Options, read_count, read_options
 from harness.paths import shown
@@ -129,4 +129,4 @@ def main() -> int:
     return OK if performance.valid else INCONCLUSIVE
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

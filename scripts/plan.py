@@ -2,15 +2,16 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from harness.engine import drop_stale_engine
 from harness.errors import OK, UserError, run_command
 from harness.files import TEMPORARY_PREFIX, write_atomic
-from harness.lock import claim_checkout, process_lives
-from harness.options import asset_lock_path, read_flag, read_options
-from harness.paths import BUILD, RESULTS, shown
-from harness.records import drop_stale, records_of
-from harness.run import RUN
+from harness.lock import OWNER, claim_checkout
+from harness.manifest import load_manifest
+from harness.options import Options, asset_lock_path, read_flag, read_options
+from harness.paths import ASSET_LOCK, BUILD, MANIFEST, RESULTS, shown
+from harness.records import drop_stale, from_the_future, records_of
 
 
 def main() -> int:
@@ -18,17 +19,29 @@ def main() -> int:
     if not pid.isdecimal():
         raise UserError("plan.py is run by make alone; use the make targets")
     options = read_options()
-    claim_checkout(BUILD / "owner", int(pid))
-    sweep()
+    with claim_checkout(OWNER, int(pid)):
+        sweep()
+        write_plan(options, BUILD / f"plan-{pid}.mk")
+    return OK
+
+
+def write_plan(options: Options, plan: Path) -> None:
+    """Drop what is stale, then write what the stages' files are called into `plan`."""
     records = records_of(options)
     # Refuses a device that the backend does not have, before any work is done. What is built for
     # a named kind of device needs none.
     if options.compute_capability is None:
         options.backend.device(options.device)
-    drop_stale(records, options.run_folder, asset_lock_path(os.environ))
+    refused: list[str] = []
+    if read_flag(os.environ, "STRICT_ASSETS"):
+        manifest = load_manifest(MANIFEST).values()
+        refused = [asset.name for asset in manifest if not asset.pinned]
+    drop_stale(records, options.run_folder, asset_lock_path(os.environ), refused)
     drop_stale_engine(options)
-    if read_flag(os.environ, "REMEASURE"):
-        (options.run_folder / RUN).unlink(missing_ok=True)
+    # Their times are compared with the verdict's, by the Makefile.
+    for name in ("report.html", "metrics.prom"):
+        if from_the_future(RESULTS / name):
+            (RESULTS / name).unlink()
     defaulted = not (os.environ.get("PROFILE") or os.environ.get("BACKEND"))
     if defaulted:
         choice = options.choice
@@ -38,6 +51,7 @@ def main() -> int:
         "override BACKEND": options.backend.name,
         "export DEFAULTED": "1" if defaulted else "",
         "override RUN": shown(options.run_folder),
+        "override REMEASURE": "1" if read_flag(os.environ, "REMEASURE") else "",
         "override MODEL": shown(records.model),
         "override DATA": "" if records.dataset is None else shown(records.dataset),
         "override CALIBRATED_ON": "" if records.calibration is None else shown(records.calibration),
@@ -46,8 +60,7 @@ def main() -> int:
         "override ENGINE": shown(records.engine),
     }
     lines = [f"{name} := {value}\n" for name, value in variables.items()]
-    write_atomic(BUILD / f"plan-{pid}.mk", "".join(lines))
-    return OK
+    write_atomic(plan, "".join(lines))
 
 
 def sweep() -> None:
@@ -56,10 +69,8 @@ def sweep() -> None:
     Only this make owns the checkout now, so whatever is unfinished is nobody's work.
     """
     for plan in BUILD.glob("plan-*.mk"):
-        pid = plan.stem.removeprefix("plan-")
-        if not (pid.isdecimal() and process_lives(int(pid))):
-            plan.unlink(missing_ok=True)
-    for folder in (BUILD, RESULTS):
+        plan.unlink(missing_ok=True)
+    for folder in (BUILD, RESULTS, ASSET_LOCK.parent):
         for path in sorted(folder.rglob(f"{TEMPORARY_PREFIX}*")):
             if path.is_dir():
                 shutil.rmtree(path)

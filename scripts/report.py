@@ -5,11 +5,11 @@ logged there.
 """
 
 import os
-import sys
 from pathlib import Path
 
-from harness.errors import OK, run_command
-from harness.export import export
+from harness.errors import OK
+from harness.export import export, say
+from harness.lock import run_stage
 from harness.paths import GOLDEN, RESULTS, ROOT, shown
 from harness.report import gather, save
 
@@ -18,12 +18,8 @@ def main() -> int:
     history = os.environ.get("HISTORY")
     report = gather(RESULTS, GOLDEN, ROOT, Path(history).resolve() if history else None)
     print(f"report: {shown(save(report, RESULTS))}", flush=True)
-    done, warnings = export(report, RESULTS)
-    for line in done:
-        print(line)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
+    say(*export(report, RESULTS))
     return OK
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

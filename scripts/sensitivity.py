@@ -14,9 +14,10 @@ from harness.answers import answer_texts
 from harness.backends import EngineOptions
 from harness.backends.ort import OrtCpu
 from harness.batches import AUTO, plan_batches
-from harness.errors import OK, UserError, run_command
+from harness.errors import OK, UserError
 from harness.files import TEMPORARY_PREFIX
 from harness.inputs import Inputs
+from harness.lock import run_stage
 from harness.measure import run_windows
 from harness.options import read_options
 from harness.paths import BUILD
@@ -100,4 +101,4 @@ def measured(
     return score(dataset.questions, texts)
 
 
-run_command(main, __doc__)
+run_stage(main, __doc__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,16 +66,23 @@ class Checkout:
 
     def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run any command in the checkout, without a terminal."""
-        return subprocess.run(
+        with subprocess.Popen(
             words,
             cwd=self.root,
             env=self.environment(**variables),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+            except BaseException:
+                # A stage that outlived make would hold the processor's lock from all other tests.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(list(words), process.returncode, output, errors)
 
     def git(self, *words: str) -> None:
         """Run git with a name and an address of its own."""
@@ -83,10 +91,8 @@ class Checkout:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="session")
-def checkout(assets: AssetStore, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which `make all` over the small dataset has run and passed."""
-    root = tmp_path_factory.mktemp("päth with blank") / "clone"
+def clone(root: Path, assets: AssetStore) -> None:
+    """Copy the working tree to `root`, with the virtual environment and the downloads."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-coz", "--exclude-standard"],
         capture_output=True,
@@ -106,6 +112,13 @@ def checkout(assets: AssetStore, tmp_path_factory: pytest.TempPathFactory) -> Ch
             os.link(source, target)
         except OSError:
             shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def checkout(assets: AssetStore, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which `make all` over the small dataset has run and passed."""
+    root = tmp_path_factory.mktemp("päth with blank") / "clone"
+    clone(root, assets)
 
     made = Checkout(root, root / "tiny Sätze.json", {"OFFLINE": "1"})
     sample = json.loads((root / "assets/sample/sample-v1.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import pytest
 
 from harness import lock
 from harness.errors import UserError
-from harness.lock import claim_checkout, device_lock, process_lives
+from harness.lock import claim_checkout, device_lock, stage_of
 from harness.paths import ROOT
 
 HOLDER = """
@@ -162,29 +162,33 @@ def sleeper(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def claim(record: Path, make_pid: int, patience: float) -> None:
+    with claim_checkout(record, make_pid, patience):
+        pass
+
+
 def test_checkout_belongs_to_the_living_make_that_came_first(tmp_path: Path) -> None:
     record = tmp_path / "build" / "owner"
     with sleeper() as first, sleeper() as second:
-        claim_checkout(record, first.pid, 0)
+        claim(record, first.pid, 0)
         # The stages of one make claim it again and again.
-        claim_checkout(record, first.pid, 0)
+        claim(record, first.pid, 0)
         with pytest.raises(UserError, match=f"make process {first.pid} .* is still running"):
-            claim_checkout(record, second.pid, 0)
+            claim(record, second.pid, 0)
         first.kill()
         first.wait()
-        claim_checkout(record, second.pid, 0)
+        claim(record, second.pid, 0)
         with pytest.raises(UserError, match=f"make process {second.pid} "):
-            claim_checkout(record, os.getpid(), 0)
+            claim(record, os.getpid(), 0)
 
 
 def test_owner_that_has_ended_owns_nothing_before_its_parent_asks(tmp_path: Path) -> None:
     record = tmp_path / "owner"
     with sleeper() as first:
-        claim_checkout(record, first.pid, 0)
+        claim(record, first.pid, 0)
         first.kill()
         # Nobody calls wait(): the process stays in the table, ended.
-        claim_checkout(record, os.getpid(), 20)
-        assert not process_lives(first.pid)
+        claim(record, os.getpid(), 20)
         assert Path(f"/proc/{first.pid}/stat").exists()
 
 
@@ -193,19 +197,19 @@ def test_claim_waits_for_the_owner_and_says_so(
 ) -> None:
     record = tmp_path / "owner"
     with sleeper("sleep", "0.6") as first:
-        claim_checkout(record, first.pid, 0)
-        claim_checkout(record, os.getpid(), 20)
+        claim(record, first.pid, 0)
+        claim(record, os.getpid(), 20)
     assert capsys.readouterr().err == f"waiting for make process {first.pid} in this checkout\n"
 
 
 def test_number_used_again_by_another_process_owns_nothing(tmp_path: Path) -> None:
     record = tmp_path / "owner"
     with sleeper() as other:
-        claim_checkout(record, other.pid, 0)
+        claim(record, other.pid, 0)
         pid, started = record.read_text().split()
         assert int(pid) == other.pid
         record.write_text(f"{pid} {int(started) - 1}")
-        claim_checkout(record, os.getpid(), 0)
+        claim(record, os.getpid(), 0)
         assert record.read_text().split()[0] == str(os.getpid())
 
 
@@ -213,7 +217,7 @@ def test_number_used_again_by_another_process_owns_nothing(tmp_path: Path) -> No
 def test_unreadable_record_owns_nothing(tmp_path: Path, content: str) -> None:
     record = tmp_path / "owner"
     record.write_bytes(content.encode("latin-1"))
-    claim_checkout(record, os.getpid(), 0)
+    claim(record, os.getpid(), 0)
     assert record.read_text().split()[0] == str(os.getpid())
 
 
@@ -225,16 +229,105 @@ def test_name_of_a_process_may_hold_blanks_and_parentheses(tmp_path: Path) -> No
         # Until exec the child still carries our own name.
         while Path(f"/proc/{odd.pid}/comm").read_text() != f"{program.name}\n":
             time.sleep(0.01)
-        claim_checkout(record, odd.pid, 0)
+        claim(record, odd.pid, 0)
         stat = Path(f"/proc/{odd.pid}/stat").read_text()
         # Field 22 of proc(5); the name with its four fields' worth of blanks stands in field 2.
         assert record.read_text() == f"{odd.pid} {stat.split()[21 + 3]}"
 
 
-def test_process_lives_until_it_has_ended() -> None:
-    with sleeper() as process:
-        assert process_lives(process.pid)
-        process.kill()
-        process.wait()
-        assert not process_lives(process.pid)
-    assert process_lives(os.getpid())
+def begins(record: Path, make_pid: int | None) -> None:
+    with stage_of(record, make_pid):
+        pass
+
+
+def test_stage_keeps_the_checkout_when_its_make_is_killed(tmp_path: Path) -> None:
+    record = tmp_path / "owner"
+    with sleeper() as first, sleeper() as second:
+        claim(record, first.pid, 0)
+        with stage_of(record, first.pid):
+            with pytest.raises(UserError, match=f"make process {first.pid} .* still running"):
+                claim(record, second.pid, 0)
+            first.kill()
+            first.wait()
+            with pytest.raises(UserError, match=r"a command .* without its make is still running"):
+                claim(record, second.pid, 0)
+        claim(record, second.pid, 0)
+
+
+def test_claim_waits_for_a_killed_makes_stage_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "owner"
+    with sleeper("sleep", "0.5") as first:
+        claim(record, first.pid, 0)
+        with stage_of(record, first.pid):
+            waiting = threading.Thread(target=claim, args=(record, os.getpid(), 20))
+            waiting.start()
+            time.sleep(1)
+            assert waiting.is_alive()
+        waiting.join()
+    assert record.read_text().split()[0] == str(os.getpid())
+    assert capsys.readouterr().err == (
+        f"waiting for make process {first.pid} in this checkout\n"
+        "waiting for a command in this checkout that goes on without its make\n"
+    )
+
+
+def test_no_stage_begins_once_its_make_has_ended(tmp_path: Path) -> None:
+    record = tmp_path / "owner"
+    with sleeper() as first, sleeper() as second:
+        claim(record, first.pid, 0)
+        begins(record, first.pid)
+        first.kill()
+        first.wait()
+        for _ in range(2):
+            with pytest.raises(UserError, match=f"make process {first.pid} has ended; run the"):
+                begins(record, first.pid)
+            # Nor does the next owner's presence let it in.
+            claim(record, second.pid, 0)
+        begins(record, second.pid)
+
+
+def test_make_that_has_ended_claims_nothing_and_waits_for_nobody(tmp_path: Path) -> None:
+    record = tmp_path / "owner"
+    with sleeper() as ended, sleeper() as owner:
+        ended.kill()
+        ended.wait()
+        claim(record, owner.pid, 0)
+        before = record.read_text()
+        with pytest.raises(UserError, match=f"make process {ended.pid} has ended"):
+            claim(record, ended.pid, 3600)
+        assert record.read_text() == before
+
+
+def test_stage_started_by_hand_needs_no_make_and_is_waited_for(tmp_path: Path) -> None:
+    record = tmp_path / "build" / "owner"
+    with stage_of(record, None), pytest.raises(UserError, match="a command in this checkout"):
+        claim(record, os.getpid(), 0)
+    with sleeper() as owner:
+        claim(record, owner.pid, 0)
+        begins(record, None)
+
+
+def test_stage_begins_only_when_the_plan_is_written(tmp_path: Path) -> None:
+    record = tmp_path / "owner"
+    with claim_checkout(record, os.getpid(), 0):
+        stage = threading.Thread(target=begins, args=(record, os.getpid()))
+        stage.start()
+        stage.join(0.3)
+        assert stage.is_alive()
+    stage.join(20)
+    assert not stage.is_alive()
+
+
+def test_lock_holds_on_a_full_disk_without_its_holders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", fail)
+        with device_lock("cpu", 0), pytest.raises(UserError, match="held by another run"):
+            take()
+    take()

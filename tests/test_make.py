@@ -33,7 +33,7 @@ def test_help_names_every_target_and_variable() -> None:
         assert f"\n  {target} " in done.stdout
     for variable in ("PROFILE", "BACKEND", "PRECISION", "BATCH", "DEVICE", "LIMIT", "DATASET"):
         assert f"  {variable} " in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_doctor_says_what_runs_by_default(checkout: Checkout) -> None:

@@ -6,14 +6,18 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
-from .errors import UserError
+from .errors import UserError, run_command
+from .paths import BUILD
 
 # Not the user's TMPDIR: the lock is the machine's.
 LOCKS = Path("/tmp")
+# Which make process builds in this checkout.
+OWNER = BUILD / "owner"
 _POLL_SECONDS = 0.2
 
 
@@ -54,8 +58,10 @@ def _holding(handle: int, what: str, patience_seconds: float) -> Iterator[None]:
     """Lock the open file `handle`, write down who holds it, and close it in the end."""
     try:
         _wait(handle, what, patience_seconds)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} in {Path.cwd()}\n".encode(), 0)
+        with suppress(OSError):
+            # For those who wait; on a full disk the lock holds without it.
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} in {Path.cwd()}\n".encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -79,35 +85,93 @@ def _wait(handle: int, what: str, patience_seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def claim_checkout(record: Path, make_pid: int, patience_seconds: float = 6 * 3600.0) -> None:
+def run_stage(main: Callable[[], int], description: str) -> NoReturn:
+    """`run_command` for a stage: it works in this checkout as `stage_of` lets it."""
+
+    def staged() -> int:
+        make = os.environ.get("MAKE_PID", "")
+        with stage_of(OWNER, int(make) if make.isdecimal() else None):
+            return main()
+
+    run_command(staged, description)
+
+
+@contextmanager
+def claim_checkout(
+    record: Path, make_pid: int, patience_seconds: float = 6 * 3600.0
+) -> Iterator[None]:
     """Let the make process `make_pid` own this checkout's build and results until it ends.
 
     `record` holds the owner's process number and start time; an owner that has ended owns
-    nothing, so nothing needs cleaning up after a kill. Waits for a living owner, naming it.
+    nothing, so nothing needs cleaning up after a kill. Waits for a living owner, naming it, and
+    for a stage that a killed one has left running. No stage begins before the block's end.
+    Raises UserError when patience ends, and if `make_pid` itself has ended.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_seconds
-    told = False
-    mine = f"{make_pid} {_start_time(make_pid)}"
+    told = ""
     handle = os.open(record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        while True:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            owner = os.pread(handle, 256, 0).decode(errors="replace").strip()
-            if owner in ("", mine) or not _lives(owner):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, mine.encode(), 0)
-                return
-            fcntl.flock(handle, fcntl.LOCK_UN)
-            who = f"make process {owner.split()[0]} in this checkout"
+        while who := _in_the_way(handle, make_pid):
             if time.monotonic() >= deadline:
                 raise UserError(f"{who} is still running; end it or wait for it")
-            if not told:
+            if who != told:
                 print(f"waiting for {who}", file=sys.stderr)
-                told = True
+                told = who
             time.sleep(_POLL_SECONDS)
+        yield
     finally:
         os.close(handle)
+
+
+def _in_the_way(handle: int, make_pid: int) -> str:
+    """Lock the open record and write `make_pid` into it; who keeps that from being done, if any."""
+    mine = _named(make_pid)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    owner = os.pread(handle, 256, 0).decode(errors="replace").strip()
+    if owner not in ("", mine) and _lives(owner):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        return f"make process {owner.split()[0]} in this checkout"
+    if not free:
+        return "a command in this checkout that goes on without its make"
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, mine.encode(), 0)
+    return ""
+
+
+@contextmanager
+def stage_of(record: Path, make_pid: int | None) -> Iterator[None]:
+    """Run a stage of the make process `make_pid`, which owns the checkout by `record`.
+
+    Until the block ends nobody else can claim the checkout, even if make is killed meanwhile.
+    None is a stage started by hand: what others claim does not stop it.
+
+    Raises UserError if that make has ended: a stage that begins then would meet the next make's.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    # To be read: a finished run can be judged where nothing may be written.
+    handle = os.open(record, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if make_pid is not None:
+            owner = os.pread(handle, 256, 0).decode(errors="replace").strip()
+            if owner != _named(make_pid):
+                raise UserError(f"make process {make_pid} has ended; run the same command again")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _named(make_pid: int) -> str:
+    """What a record says of an owner; raises UserError if it has ended."""
+    started = _start_time(make_pid)
+    if not started:
+        raise UserError(f"make process {make_pid} has ended; run the same command again")
+    return f"{make_pid} {started}"
 
 
 def _start_time(pid: int) -> str:
@@ -129,8 +193,3 @@ def _start_time(pid: int) -> str:
 def _lives(owner: str) -> bool:
     pid, _, started = owner.partition(" ")
     return pid.isdecimal() and bool(started) and _start_time(int(pid)) == started
-
-
-def process_lives(pid: int) -> bool:
-    """Whether there is a process with this number."""
-    return bool(_start_time(pid))
