@@ -22,6 +22,7 @@ from .errors import UserError, one_line
 from .files import write_atomic
 from .paths import GOLDEN, RESULTS, ROOT, shown
 from .report_answers import AnswersView, arrange_answers
+from .report_diagnose import DiagnosisView, arrange_diagnoses
 from .report_nights import HISTORY, NIGHTLY, Nights, arrange_nights, read_cells, read_latest
 from .report_nights import PREDICTIONS as KEPT
 from .report_watch import DISTURBANCES, SAMPLES, Watched, arrange_watch
@@ -90,6 +91,7 @@ class Report:
     detail: Detail | None
     nights: Nights | None
     answers: list[AnswersView]
+    diagnoses: list[DiagnosisView]
 
 
 def write(results: Path = RESULTS, golden: Path = GOLDEN, root: Path = ROOT) -> Path:
@@ -150,6 +152,7 @@ def gather(results: Path, golden: Path, root: Path, history: Path | None = None)
         detail=_detail(chosen, runs[chosen], verdict, root, remarks) if chosen else None,
         nights=arrange_nights(cells, summary, [*skipped, *notes]),
         answers=answers,
+        diagnoses=arrange_diagnoses(results, runs, remarks),
     )
 
 

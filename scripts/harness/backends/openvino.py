@@ -6,11 +6,14 @@ import importlib.util
 import io
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..batches import AUTO
 from ..errors import UserError, one_line
@@ -44,6 +47,32 @@ class OpenVinoSession:
         seconds = time.perf_counter() - began
         # The request's own memory is written again by the next batch.
         return Outputs(np.array(found["start_logits"]), np.array(found["end_logits"]), seconds)
+
+
+class OpenVinoGraph:
+    """Any graph, compiled: all of its outputs."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._inputs = [port.get_any_name() for port in compiled.inputs]
+        # A tensor may have several names.
+        self._outputs = [port.get_names() for port in compiled.outputs]
+
+    def run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs by name; of `feed` it takes what the graph does."""
+        try:
+            found = self._request.infer({name: feed[name] for name in self._inputs})
+        except RuntimeError as error:
+            raise UserError(
+                f"a graph with its tensors in sight failed ({one_line(str(error))}); "
+                "free memory, or use fewer WINDOWS"
+            ) from None
+        # The request's own memory is written again by the next batch.
+        return {
+            name: np.array(found[index])
+            for index, names in enumerate(self._outputs)
+            for name in names
+        }
 
 
 class OpenVino(OnCpu):
@@ -83,21 +112,7 @@ class OpenVino(OnCpu):
 
     def build(self, onnx_file: Path, engine_file: Path, options: EngineOptions) -> None:
         """Compile the graph and export it."""
-        import openvino
-
-        core = openvino.Core()
-        if options.precision == "bf16" and "BF16" not in core.get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
-        ):
-            raise UserError("this processor has no bfloat16; use PRECISION=fp32 or int8")
-        try:
-            compiled = core.compile_model(core.read_model(onnx_file), "CPU", _settings(options))
-        except RuntimeError as error:
-            raise UserError(
-                f"{onnx_file} cannot be compiled by OpenVINO ({one_line(str(error))}); "
-                "delete it and build it again"
-            ) from None
-        engine_file.write_bytes(compiled.export_model().getvalue())
+        engine_file.write_bytes(_compile(onnx_file, options).export_model().getvalue())
 
     def load(self, engine_file: Path, options: EngineOptions) -> OpenVinoSession:
         """The compiled model; raises UserError when the file is none of this version's."""
@@ -114,6 +129,37 @@ class OpenVino(OnCpu):
             ) from None
         streams = int(compiled.get_property("NUM_STREAMS")) if options.batch == AUTO else 1
         return OpenVinoSession(compiled, streams)
+
+    def arithmetic(self, options: EngineOptions) -> Literal["fp32", "bf16"]:
+        """INT8 leaves it to OpenVINO."""
+        narrow = options.precision == "bf16" or (options.precision == "int8" and _has_bf16())
+        return "bf16" if narrow else "fp32"
+
+    def graph_session(self, model: Path, options: EngineOptions) -> OpenVinoGraph:
+        """Compiled as an engine is, for one batch at a time."""
+        return OpenVinoGraph(_compile(model, replace(options, batch=1)))
+
+
+def _compile(onnx_file: Path, options: EngineOptions) -> Any:
+    """`onnx_file` compiled for this processor."""
+    import openvino
+
+    if options.precision == "bf16" and not _has_bf16():
+        raise UserError("this processor has no bfloat16; use PRECISION=fp32 or int8")
+    core = openvino.Core()
+    try:
+        return core.compile_model(core.read_model(onnx_file), "CPU", _settings(options))
+    except RuntimeError as error:
+        raise UserError(
+            f"{onnx_file} cannot be compiled by OpenVINO ({one_line(str(error))}); "
+            "delete it and build it again"
+        ) from None
+
+
+def _has_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _settings(options: EngineOptions) -> dict[str, Any]:

@@ -3,22 +3,75 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from ..batches import AUTO
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import TEMPORARY_PREFIX
 from ..host import cores, sums_int8_exactly
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .cpu import OnCpu
 from .ort_graph import dequantize, fuse, fused_from, quantize, split_layer_norms
+
+
+def cpu_session(model: Path, *, optimized: bool, streams: int = 1) -> Any:
+    """ONNX Runtime's own session over `model` on the CPU.
+
+    Without `optimized` it runs the graph as it is written. With several `streams` a batch runs in
+    one thread. Raises UserError for a file that it cannot load.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if streams > 1:
+        options.intra_op_num_threads = 1
+    elif cores() != os.cpu_count():
+        # Left alone, it binds a thread to each core of the machine, granted to it or not.
+        options.intra_op_num_threads = cores()
+    if not sums_int8_exactly():
+        # Slower kernels, whose sums do not saturate.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    # The reference runs the graph as it is written: no optimizer can then be at fault.
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exception classes have no common base.
+        raise UserError(
+            f"{model} cannot be loaded by ONNX Runtime ({error}); delete it and build it again"
+        ) from None
+
+
+class OrtGraph:
+    """Any graph in a session of ONNX Runtime's, on whatever device that has: all outputs."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._inputs = [node.name for node in session.get_inputs()]
+        self._outputs = [node.name for node in session.get_outputs()]
+
+    def run(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """All outputs by name; of `feed` it takes what the graph does."""
+        given = {name: feed[name] for name in self._inputs}
+        try:
+            found = self._session.run(self._outputs, given)
+        except Exception as error:  # ONNX Runtime's exception classes have no common base.
+            raise UserError(
+                f"a graph with its tensors in sight failed ({one_line(str(error))}); "
+                "free memory, or use fewer WINDOWS"
+            ) from None
+        return dict(zip(self._outputs, found, strict=True))
 
 
 class OrtSession:
@@ -29,28 +82,7 @@ class OrtSession:
     """
 
     def __init__(self, model: Path, *, optimized: bool, streams: int = 1) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if streams > 1:
-            options.intra_op_num_threads = 1
-        if not sums_int8_exactly():
-            # Slower kernels, whose sums do not saturate.
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        # The reference runs the graph as it is written: no optimizer can then be at fault.
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-        )
-        try:
-            self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exception classes have no common base.
-            raise UserError(
-                f"{model} cannot be loaded by ONNX Runtime ({error}); delete it and build it again"
-            ) from None
+        self._session = cpu_session(model, optimized=optimized, streams=streams)
         self._inputs = [
             (node.name, _role(node.name), node.type) for node in self._session.get_inputs()
         ]
@@ -144,3 +176,11 @@ class OrtCpu(OnCpu):
         """A session over the fused graph with all of ONNX Runtime's own optimizations."""
         streams = cores() if options.batch == AUTO else 1
         return OrtSession(engine_file, optimized=True, streams=streams)
+
+    def arithmetic(self, options: EngineOptions) -> Literal["fp32", "fp16"]:
+        """That of the graph; INT8's has FP32 around its GEMMs."""
+        return "fp16" if options.precision == "fp16" else "fp32"
+
+    def graph_session(self, model: Path, options: EngineOptions) -> OrtGraph:
+        """All of ONNX Runtime's own optimizations; the transformer optimizer's are the engine's."""
+        return OrtGraph(cpu_session(model, optimized=True))

@@ -10,7 +10,7 @@ import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,11 +18,42 @@ from ..errors import UserError, one_line
 from ..windows import Int32
 from . import EngineOptions, Outputs
 from .accelerated import OnAccelerator
+from .ort import OrtGraph
 from .ort_graph import fuse, fused_from
 
 _PROVIDER = "CUDAExecutionProvider"
 _INPUTS = ("input_ids", "segment_ids", "input_mask")
 _OUTPUTS = ("start_logits", "end_logits")
+
+
+def _session(model: Path, device: int, entries: dict[str, str], *, graphs: bool) -> Any:
+    """ONNX Runtime's own session over `model` on a GPU, with CUDA `graphs` or without."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(3)
+    # cuBLAS and cuDNN lie in wheels of their own, where the loader does not look.
+    ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
+    settings = {
+        "device_id": str(device),
+        # FP32 means FP32: TF32 has FP16's mantissa.
+        "use_tf32": "0",
+        "enable_cuda_graph": str(int(graphs)),
+    }
+    try:
+        session = ort.InferenceSession(str(model), options, providers=[(_PROVIDER, settings)])
+        if _PROVIDER not in session.get_providers():
+            # ONNX Runtime prints which library it misses, and goes on with the CPU.
+            raise RuntimeError(f"{_PROVIDER} does not load")
+    except Exception as error:  # ONNX Runtime's exception classes have no common base.
+        raise UserError(
+            f"{model} cannot be loaded on device {device} ({one_line(str(error))}); "
+            "if the file is at fault, delete it and build it again"
+        ) from None
+    return session
 
 
 @dataclass(frozen=True)
@@ -48,31 +79,9 @@ class OrtCudaSession:
     def __init__(self, model: Path, device: int) -> None:
         import onnxruntime as ort
 
-        ort.set_default_logger_severity(3)
-        # cuBLAS and cuDNN lie in wheels of their own, where the loader does not look.
-        ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
         # A node on the CPU would copy in the middle of the graph: better no session.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        settings = {
-            "device_id": str(device),
-            # FP32 means FP32: TF32 has FP16's mantissa.
-            "use_tf32": "0",
-            "enable_cuda_graph": str(int(self.graphs)),
-        }
-        try:
-            self._session = ort.InferenceSession(
-                str(model), options, providers=[(_PROVIDER, settings)]
-            )
-            if _PROVIDER not in self._session.get_providers():
-                # ONNX Runtime prints which library it misses, and goes on with the CPU.
-                raise RuntimeError(f"{_PROVIDER} does not load")
-        except Exception as error:  # ONNX Runtime's exception classes have no common base.
-            raise UserError(
-                f"{model} cannot be loaded on device {device} ({one_line(str(error))}); "
-                "if the file is at fault, delete it and build it again"
-            ) from None
+        entries = {"session.disable_cpu_ep_fallback": "1"}
+        self._session = _session(model, device, entries, graphs=self.graphs)
         self._ort, self._device = ort, device
         self._shapes: dict[tuple[int, int], _Shape] = {}
 
@@ -155,3 +164,11 @@ class OrtCuda(OnAccelerator):
     def load(self, engine_file: Path, options: EngineOptions) -> OrtCudaSession:
         """A session on the options' device."""
         return OrtCudaSession(engine_file, options.device)
+
+    def arithmetic(self, options: EngineOptions) -> Literal["fp32", "fp16"]:
+        """That of the graph."""
+        return "fp16" if options.precision == "fp16" else "fp32"
+
+    def graph_session(self, model: Path, options: EngineOptions) -> OrtGraph:
+        """The provider's own optimizations. What counts positions may run on the CPU."""
+        return OrtGraph(_session(model, options.device, {}, graphs=False))

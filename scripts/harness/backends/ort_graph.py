@@ -145,14 +145,18 @@ def quantize(model: onnx.ModelProto, linears: list[tuple[str, QuantizedLinear]])
     """Give the fused `model` its integers back, for the kernels of the CPU provider."""
     _add(model, "quantized_zero", np.uint8(128))
     by_weight = dict(linears)
-    # Attention has taken in query, key and value, three linears in a row, layer by layer.
+    # Attention has taken in query, key and value; its nodes stand layer by layer.
     taken = {name for node in model.graph.node for name in node.input}
-    merged = [linear for name, linear in linears if name not in taken]
+    merged = [(name, linear) for name, linear in linears if name not in taken]
     attentions = [node for node in model.graph.node if node.op_type == "Attention"]
-    if len(merged) not in (0, 3 * len(attentions)):
-        raise UserError("the graph's attention is quantized in part; run `make scales onnx` again")
-    for index, node in enumerate(attentions if merged else ()):
-        by_weight[node.input[1]] = _joined(merged[3 * index : 3 * index + 3])
+    for index, node in enumerate(attentions):
+        parts = [linear for name, linear in merged if name.startswith(f"layer.{index}.")]
+        if len(parts) not in (0, 3):
+            raise UserError(
+                "a layer's attention is quantized in part; run `make scales onnx` again"
+            )
+        if parts:
+            by_weight[node.input[1]] = _joined(parts)
 
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
