@@ -112,7 +112,8 @@ def _remedy(made: dict[str, Any]) -> str:
     cost = remedy["qps_after"] / remedy["qps_before"] - 1 if remedy["qps_before"] else 0.0
     return (
         f"With {', '.join(remedy['places'])} from the FP32 reference: F1 {after - before:+.2f} "
-        f"points of {whole - before:.2f} lost over {remedy['questions']} questions, "
+        f"points to {after:.2f} (the reference has {whole:.2f}) over "
+        f"{remedy['questions']} questions, "
         f"QPS {cost:+.1%} (repeats spread by {remedy['qps_spread']:.1%})."
     )
 
