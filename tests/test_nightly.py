@@ -451,6 +451,8 @@ def test_interrupted_stages_end_before_this_process(tmp_path: Path) -> None:
     )
     tool.chmod(0o755)
     code = (
+        # Whoever started the tests in the background has had Ctrl-C ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import pathlib, harness.nightly.stages as s; s.withdraw = lambda: None; "
         f"s.ROOT = pathlib.Path({str(tmp_path)!r}); s.run_make('verify', {{}}, s.ROOT / 'log')"
     )
