@@ -433,7 +433,12 @@ def _mirror(value: str | None) -> str | Path | None:
     if not value:
         return None
     if "://" not in value:
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise UserError(
+                f"ASSET_MIRROR={value}: that home folder is not known; name it in full"
+            ) from None
     if not _is_http(value):
         raise UserError("ASSET_MIRROR is neither a folder nor an http(s) URL; correct it")
     return value.rstrip("/")

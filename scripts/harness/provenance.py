@@ -69,7 +69,8 @@ def git_output(*arguments: str) -> str:
     """Standard output of a git command in the repository, stripped; raises GitError."""
     # Variables such as GIT_DIR would point git at another repository.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(ROOT), *arguments]
+    # Without the locks a query may take: killed, it would leave one behind.
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
     except OSError as error:

@@ -73,7 +73,9 @@ def run_make(goal: str, variables: Mapping[str, str], log: Path) -> Outcome:
         try:
             code = process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGINT)
+            # In the background Ctrl-C is ignored, by make's stages as well.
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.killpg(process.pid, signal.SIGTERM if ignored else signal.SIGINT)
             process.wait()
             raise
     verdict = None
@@ -98,10 +100,14 @@ def require_make() -> None:
 
 
 def interrupted_by(*signals: signal.Signals) -> None:
-    """Let `signals`, such as a terminal's end or a scheduler's limit, do what Ctrl-C does."""
+    """Let `signals`, such as a terminal's end or a scheduler's limit, do what Ctrl-C does.
+
+    One that is ignored stays so: `nohup` means it.
+    """
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
     for one in signals:
-        signal.signal(one, interrupt)
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, interrupt)
