@@ -16,7 +16,7 @@ from harness.bench.gpu_chart import svg
 from harness.bench.gpu_compare import compare, load
 from harness.bench.gpu_report import markdown
 from harness.bench.gpu_systems import GpuModel, systems
-from harness.bench.kernel_card import card, refuse_busy
+from harness.bench.kernel_card import card, pytorch_with_gpu, refuse_busy, uuid_of
 from harness.bench.kernel_shapes import read_lengths
 from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
@@ -29,12 +29,7 @@ LEAST_REPEATS, MOST_REPEATS = 5, 99
 
 
 def main() -> int:
-    try:
-        import torch
-    except ImportError:
-        raise UserError("this Python has no PyTorch; use one that has") from None
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
+    torch = pytorch_with_gpu()
     repeats, (lengths, source) = read_repeats(LEAST_REPEATS, MOST_REPEATS), read_lengths()
     known = systems()
     wanted = (os.environ.get("BENCH_SYSTEMS") or " ".join(s.key for s in known)).split()
@@ -45,7 +40,7 @@ def main() -> int:
             )
     chosen = [system for system in known if system.key in wanted]
     properties = torch.cuda.get_device_properties(0)
-    uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    uuid = uuid_of(properties)
     before = card(uuid)
     refuse_busy(before)
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from harness.bench.kernel_attention import time_attention
-from harness.bench.kernel_card import card, refuse_busy
+from harness.bench.kernel_card import card, pytorch_with_gpu, refuse_busy, uuid_of
 from harness.bench.kernel_gpu import Gpu
 from harness.bench.kernel_linear import LINEAR_RATIO, time_linear
 from harness.bench.kernel_memory import COPY, COPY_SHARE, time_copy, time_memory
@@ -18,7 +18,7 @@ from harness.bench.kernel_table import markdown
 from harness.bench.kernels import Kernels
 from harness.bench.publish import publish
 from harness.bench.repeats import read_repeats
-from harness.errors import INCONCLUSIVE, OK, UserError, run_command
+from harness.errors import INCONCLUSIVE, OK, run_command
 from harness.paths import ROOT
 from harness.provenance import git_state, utc_now
 from harness.spread import NOISE_SPREAD
@@ -30,18 +30,11 @@ LEAST_REPEATS, MOST_REPEATS = 15, 999
 
 
 def main() -> int:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            "this Python has no PyTorch, whose kernels ours are timed beside; use one that has"
-        ) from None
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
+    torch = pytorch_with_gpu(", whose kernels ours are timed beside")
     repeats, (lengths, source) = read_repeats(LEAST_REPEATS, MOST_REPEATS), read_lengths()
     gpu = Gpu(torch, repeats)
     name = str(gpu.properties.name)
-    uuid = f"GPU-{str(gpu.properties.uuid).removeprefix('GPU-')}"
+    uuid = uuid_of(gpu.properties)
     before = card(uuid)
     refuse_busy(before)
     kernels = Kernels(

@@ -17,7 +17,7 @@ from typing import Any
 from harness.bench.gpu_cases import ARCHITECTURE
 from harness.bench.gpu_profile import METRICS, batches_of, read_kernels, steps
 from harness.bench.gpu_roofline import markdown, step_times
-from harness.bench.kernel_card import card, refuse_busy
+from harness.bench.kernel_card import card, pytorch_with_gpu, refuse_busy, uuid_of
 from harness.bench.kernel_shapes import LENGTH, WINDOWS, read_lengths
 from harness.bench.publish import publish
 from harness.errors import OK, UserError, one_line, run_command
@@ -33,18 +33,13 @@ _CALLS, _REPEATS = 10, 5
 
 
 def main() -> int:
-    try:
-        import torch
-    except ImportError:
-        raise UserError("this Python has no PyTorch; use one that has") from None
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
+    torch = pytorch_with_gpu()
     profiler = shutil.which("ncu")
     if profiler is None:
         raise UserError("no ncu on the PATH; it is in CUDA's bin folder")
     lengths, source = read_lengths()
     properties = torch.cuda.get_device_properties(0)
-    uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    uuid = uuid_of(properties)
     refuse_busy(card(uuid))
     middle = len(lengths) // 2
     dev = lengths[middle : middle + 128]

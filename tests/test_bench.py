@@ -37,14 +37,21 @@ from harness.bench.model import (
 from harness.bench.ort_peers import OrtDynamicInt8, OrtPlain
 from harness.bench.system import Pass, Runner, SessionRunner, System
 from harness.bench.table import markdown
-from harness.bench.work import Task, end_to_end, execution, take, typical_rows
+from harness.bench.work import Task, end_to_end, execution, typical_rows
 from harness.errors import UserError
 from harness.files import to_json
 from harness.profile import Profile, load_profile
 from harness.scoring import Score
 from harness.squad import Question, read_dataset
 from harness.weights import Weights, check_weights
-from harness.windows import Int32, WindowOptions, Windows, cut_windows, load_tokenizer
+from harness.windows import (
+    Int32,
+    WindowOptions,
+    Windows,
+    cut_windows,
+    load_tokenizer,
+    select_windows,
+)
 
 __all__ = ["merged"]
 
@@ -270,7 +277,7 @@ def windows(vocabulary: Path) -> Windows:
 
 def test_taken_windows_are_the_same_windows(windows: Windows) -> None:
     rows = np.array([0, 2, 5])
-    taken = take(windows, rows)
+    taken = select_windows(windows, rows)
     assert len(taken) == 3
     for index, row in enumerate(rows):
         here = slice(windows.starts[row], windows.starts[row + 1])
@@ -554,7 +561,9 @@ def sample(
     questions = read_dataset(bench.CALIBRATION).questions
     examples = cut_windows(questions[:8], tokenizer, replace(profile.windows, first_only=True))
     model = save_model(merged, profile, folder, vocab, examples, trained=True)
-    return model, take(cut_windows(questions, tokenizer, profile.windows), np.arange(40, 56))
+    return model, select_windows(
+        cut_windows(questions, tokenizer, profile.windows), np.arange(40, 56)
+    )
 
 
 @pytest.mark.full

@@ -55,6 +55,7 @@ from harness.run import Logits
 from harness.scales import Scales, weight_scales
 from harness.scoring import Score
 from harness.weights import Weights
+from harness.windows import select_windows
 
 LAYERS = 4
 ARCHITECTURE = architecture_of(LAYERS)
@@ -455,7 +456,7 @@ def test_the_worst_windows_come_first_and_chance_is_repeatable() -> None:
     assert drawn == choice.by_chance(100, 20, besides=range(50))
     assert len(set(drawn)) == 20 and min(drawn) >= 50
     assert sorted(choice.by_chance(5, 20, besides=[2])) == [0, 1, 3, 4]
-    some = choice.select_windows(windows, np.array([0, 2]))
+    some = select_windows(windows, np.array([0, 2]))
     np.testing.assert_array_equal(some.tokens, windows.tokens[[0, 1, 2, 8, 9, 10, 11]])
     assert list(some.lengths) == [3, 4]
 

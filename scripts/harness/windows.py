@@ -125,6 +125,20 @@ def cut_windows(
     )
 
 
+def select_windows(windows: Windows, rows: npt.NDArray[np.int64]) -> Windows:
+    """The windows `rows` (ascending) alone; question indices stay those of all questions."""
+    starts = windows.starts
+    places = [np.arange(starts[row], starts[row + 1]) for row in rows]
+    tokens = np.concatenate(places)
+    return Windows(
+        windows.tokens[tokens],
+        windows.lengths[rows],
+        windows.context_starts[rows],
+        windows.questions[rows],
+        windows.char_spans[tokens],
+    )
+
+
 def _encode_contexts(contexts: list[str], tokenizer: Tokenizer) -> dict[str, tuple[Int32, Int32]]:
     """Token ids (n,) and character spans (n, 2) of each distinct passage.
 

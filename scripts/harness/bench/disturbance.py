@@ -21,9 +21,9 @@ from ..measure import qps, run_windows, spread
 from ..results import NOTHING
 from ..watch import QPS, Watch
 from ..watch.processor import Processor
-from ..windows import Windows
+from ..windows import Windows, select_windows
 from .interleave import WARMUP_PASSES
-from .work import take, typical_rows
+from .work import typical_rows
 
 # Shares of one core; the first is none, which all others are compared with.
 DUTIES = (0.0, 0.02, 0.05, 0.10, 0.20, 0.50, 1.0)
@@ -71,7 +71,7 @@ class Passes:
         session: Session, windows: Windows, batch: BatchSize, token_budget: int, least: float
     ) -> Passes:
         """Warmed up, over typical windows of `windows`, so often that a pass takes `least` s."""
-        few = take(windows, typical_rows(windows, WINDOWS, _BLOCK))
+        few = select_windows(windows, typical_rows(windows, WINDOWS, _BLOCK))
         passes = Passes(session, few, batch, token_budget)
         for _ in range(WARMUP_PASSES):
             began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..devices import query
 from ..errors import UserError
 
@@ -10,6 +12,23 @@ _FACTS = (
     "power.limit", "temperature.gpu", "utilization.gpu",
 )  # fmt: skip
 BUSY_PERCENT = 10
+
+
+def pytorch_with_gpu(purpose: str = "") -> Any:
+    """The module torch. Raises UserError, in which `purpose` says what PyTorch is for, where there
+    is none, and where it finds no NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"this Python has no PyTorch{purpose}; use one that has") from None
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        raise UserError("PyTorch finds no NVIDIA GPU here; run this on a machine that has one")
+    return torch
+
+
+def uuid_of(properties: Any) -> str:
+    """What nvidia-smi calls the GPU of PyTorch's `properties`."""
+    return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
 
 
 def card(uuid: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ..answers import answer_texts
 from ..scoring import Score, score
 from ..squad import Question
 from ..weights import Architecture
-from ..windows import Float32, Windows
+from ..windows import Float32, Windows, select_windows
 
 # The batches that windows are chosen for: see `typical_rows`.
 _BLOCK = 32
@@ -50,7 +50,7 @@ def execution(
 ) -> Task:
     """Execution alone: the windows' batches, each from inputs to logits."""
     wanted = _TIMED_WINDOWS_BASE if architecture.hidden >= _BASE_HIDDEN else _TIMED_WINDOWS
-    timed = take(windows, typical_rows(windows, wanted, _BLOCK))
+    timed = select_windows(windows, typical_rows(windows, wanted, _BLOCK))
 
     def scores(logits: Logits) -> Score:
         return score(questions, answer_texts(questions, windows, *logits))
@@ -95,20 +95,6 @@ def typical_rows(windows: Windows, count: int, block: int) -> npt.NDArray[np.int
     first = (np.arange(wanted) * 2 + 1) * blocks // (2 * wanted) * block
     rows: npt.NDArray[np.int64] = np.sort(order[first[:, None] + np.arange(block)].ravel())
     return rows
-
-
-def take(windows: Windows, rows: npt.NDArray[np.int64]) -> Windows:
-    """The windows `rows` (ascending) alone; question indices stay those of all questions."""
-    starts = windows.starts
-    places = [np.arange(starts[row], starts[row + 1]) for row in rows]
-    tokens = np.concatenate(places)
-    return Windows(
-        windows.tokens[tokens],
-        windows.lengths[rows],
-        windows.context_starts[rows],
-        windows.questions[rows],
-        windows.char_spans[tokens],
-    )
 
 
 def largest_difference(logits: Logits, reference: Logits) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..backends import Session
 from ..batches import plan_batches
@@ -14,7 +13,7 @@ from ..measure import run_windows
 from ..records import MadeFile, read_record
 from ..run import CROSSCHECK, LOGITS, Logits, read_logits, read_run
 from ..squad import Question
-from ..windows import Windows
+from ..windows import Windows, select_windows
 
 # A choice is the same every time.
 SEED = 0
@@ -77,19 +76,6 @@ def search_worst(engine: Session, reference: Session, windows: Windows, count: i
         Logits(made.start_logits, made.end_logits, some.lengths) for made in (ours, theirs)
     )
     return [int(rows[row]) for row in worst_of(found, right, some, count)]
-
-
-def select_windows(windows: Windows, rows: npt.NDArray[np.int64]) -> Windows:
-    """The windows `rows`, ascending, alone."""
-    starts = windows.starts
-    tokens = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
-    return Windows(
-        windows.tokens[tokens],
-        windows.lengths[rows],
-        windows.context_starts[rows],
-        windows.questions[rows],
-        windows.char_spans[tokens],
-    )
 
 
 def some_questions(questions: Sequence[Question], count: int) -> list[Question]:
